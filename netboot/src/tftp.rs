@@ -1,0 +1,1 @@
+//! Placeholder: the TFTP machine goes here.
