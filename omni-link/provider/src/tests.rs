@@ -1,0 +1,1 @@
+//! Table of every decision.
