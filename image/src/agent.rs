@@ -1,0 +1,54 @@
+//! The agent image: what an unknown machine boots.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+
+use crate::binary::{self, Arch};
+use crate::initramfs::{Contents, Initramfs, build_initramfs};
+use crate::modules::Tree;
+use crate::output;
+
+/// The files of the agent image. The names are those that the peer's boot assets have; `.xz` is a name only.
+#[derive(Debug)]
+pub struct AgentImage {
+    /// `kernel-<arch>`
+    pub kernel: PathBuf,
+    /// How long it is.
+    pub kernel_bytes: usize,
+    /// `initramfs-metal-<arch>.xz`
+    pub initramfs: PathBuf,
+    /// What is in it.
+    pub contents: Initramfs,
+}
+
+/// Writes the agent image into a directory.
+pub fn build(
+    arch: Arch,
+    kernel: &Path,
+    tree: &Tree,
+    drivers: &[String],
+    agent: &Path,
+    directory: &Path,
+) -> Result<AgentImage> {
+    let kernel_image = std::fs::read(kernel).with_context(|| {
+        format!("cannot read the kernel {}: install linux-image-{}", kernel.display(), arch.name())
+    })?;
+    binary::check_kernel(&kernel_image, arch, tree.version())
+        .with_context(|| format!("{} cannot be used", kernel.display()))?;
+    let init = std::fs::read(agent).with_context(|| {
+        format!("cannot read the agent {}: cargo build --release -p bootlace-agent", agent.display())
+    })?;
+    let contents = build_initramfs(Contents { arch, init: &init, tree, drivers, files: Vec::new() })
+        .with_context(|| format!("no image of {}", agent.display()))?;
+
+    let image = AgentImage {
+        kernel: directory.join(format!("kernel-{}", arch.name())),
+        kernel_bytes: kernel_image.len(),
+        initramfs: directory.join(format!("initramfs-metal-{}.xz", arch.name())),
+        contents,
+    };
+    output::write(&image.kernel, &kernel_image)?;
+    output::write(&image.initramfs, &image.contents.bytes)?;
+    Ok(image)
+}

@@ -1,0 +1,105 @@
+//! Which kernel modules a kind of machine needs. Tables, so that a new card is one line.
+
+/// A named list of modules.
+#[derive(Debug)]
+pub struct DriverSet {
+    /// The name, as given to `--drivers`.
+    pub name: &'static str,
+    /// For whom it is.
+    pub about: &'static str,
+    /// The modules in the order in which they are loaded; dependencies are found by themselves.
+    pub modules: &'static [&'static str],
+}
+
+/// Every set there is.
+pub const SETS: &[DriverSet] = &[
+    DriverSet {
+        name: "virtio",
+        about: "virtual machines: virtio network, disks and SCSI",
+        modules: &["virtio_pci", "virtio_net", "virtio_blk", "virtio_scsi", "sd_mod"],
+    },
+    DriverSet {
+        name: "metal",
+        about: "servers and virtual machines: network cards, NVMe, SATA, SAS, USB, IPMI",
+        modules: &[
+            // Bus and network of virtual machines; these come first, since they are found first.
+            "virtio_pci",
+            "virtio_net",
+            "virtio_blk",
+            "virtio_scsi",
+            "vmxnet3",
+            "hv_netvsc",
+            "ena",
+            // Network cards. PHY drivers first: a card without its PHY's driver gets a generic one for good.
+            "realtek",
+            "broadcom",
+            "e1000",
+            "e1000e",
+            "igb",
+            "igc",
+            "ixgbe",
+            "i40e",
+            "ice",
+            "tg3",
+            "bnx2",
+            "bnx2x",
+            "bnxt_en",
+            "r8169",
+            "atlantic",
+            "mlx4_en",
+            "mlx5_core",
+            "be2net",
+            "enic",
+            "qede",
+            "cxgb4",
+            "sfc",
+            // Disks.
+            "sd_mod",
+            "nvme",
+            "ahci",
+            "ata_piix",
+            "mpt3sas",
+            "megaraid_sas",
+            "smartpqi",
+            "hpsa",
+            "aacraid",
+            "mvsas",
+            "vmw_pvscsi",
+            "hv_storvsc",
+            "sdhci_pci",
+            "mmc_block",
+            // USB: disks to be seen, network adapters to boot from, a keyboard on the console.
+            "xhci_pci",
+            "ehci_pci",
+            "uhci_hcd",
+            "ohci_pci",
+            "usb_storage",
+            "uas",
+            "r8152",
+            "ax88179_178a",
+            "usbhid",
+            "hid_generic",
+            // The management controller, from inside.
+            "ipmi_si",
+            "ipmi_ssif",
+            "ipmi_devintf",
+        ],
+    },
+];
+
+/// The modules of a list such as `virtio` or `virtio,e1000e`: set names and module names, in order.
+pub fn expand(words: &[String]) -> Vec<String> {
+    let mut modules = Vec::new();
+    for word in words {
+        match SETS.iter().find(|set| set.name == word) {
+            Some(set) => modules.extend(set.modules.iter().map(|module| (*module).to_owned())),
+            None => modules.push(word.clone()),
+        }
+    }
+    modules
+}
+
+/// Whether a word names a set, whose modules may be missing from a kernel, or a single module, which may not.
+pub fn is_set(word: &str) -> bool {
+    SETS.iter().any(|set| set.name == word)
+}
