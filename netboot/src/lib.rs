@@ -8,7 +8,13 @@
 //! **Driver.** `netboot-link` owns the sockets (raw frames for DHCP, UDP for TFTP, HTTP for scripts and
 //! files) and feeds these machines; `netboot-assets` holds the boot files; `appliance` wires both together.
 
+pub mod boot;
+pub mod firmware;
+pub mod ipxe;
+pub mod journal;
+mod mac;
 pub mod tftp;
 mod time;
 
+pub use mac::{Mac, ParseMacError};
 pub use time::Time;
