@@ -1,0 +1,19 @@
+//! Compiles the protobuf files beside it.
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    println!("cargo:rerun-if-changed=proto");
+    let files = [
+        "provision.proto",
+        "events.proto",
+        "machine.proto",
+        "agent.proto",
+        "status.proto",
+        "tunnel.proto",
+        "talos_hardware.proto",
+        "talos_block.proto",
+        "talos_network.proto",
+    ];
+    let descriptors = protox::compile(files, ["proto"])?;
+    tonic_prost_build::configure().bytes(".").include_file("wire.rs").compile_fds(descriptors)?;
+    Ok(())
+}
