@@ -1,0 +1,146 @@
+//! One power-on of a machine: a QEMU process.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use serde_json::json;
+use uuid::Uuid;
+
+use super::console::Console;
+use super::qmp::Qmp;
+use super::spec::{BootOrder, Disk, Firmware, MachineSpec};
+use crate::doctor::OVMF_CODE;
+use crate::net::{Net, Role};
+use crate::remains::Remains;
+
+/// The fixed things of a machine, from which each power-on is made.
+#[derive(Debug)]
+pub(crate) struct Hardware {
+    pub(crate) spec: MachineSpec,
+    pub(crate) uuid: Uuid,
+    pub(crate) mac: String,
+    pub(crate) tap: String,
+    pub(crate) disks: Vec<Disk>,
+    /// UEFI variables; they outlive power cycles.
+    pub(crate) vars: PathBuf,
+}
+
+#[derive(Debug)]
+pub(crate) struct Qemu {
+    child: Child,
+    qmp: Qmp,
+}
+
+impl Qemu {
+    pub(crate) fn start(
+        hardware: &Hardware,
+        first: BootOrder,
+        net: &Net,
+        remains: &Remains,
+        console: (&Console, u32, Instant),
+        ended: impl FnOnce() + Send + 'static,
+    ) -> Result<Self> {
+        let mut command = net.command(Role::Switch, "qemu-system-x86_64");
+        arguments(&mut command, hardware, first);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = remains.spawn(&format!("qemu {}", hardware.spec.name), command)?;
+        let (commands, output) = (child.stdin.take(), child.stdout.take());
+        let serial = child.stderr.take().context("stderr is piped")?;
+        let (console, cycle, since) = console;
+        console.follow(cycle, since, serial)?;
+        let qmp =
+            Qmp::connect(commands.context("stdin is piped")?, output.context("stdout is piped")?, ended);
+        match qmp {
+            Ok(qmp) => Ok(Self { child, qmp }),
+            Err(error) => {
+                let _ = child.kill();
+                let _ = child.wait();
+                Err(error.context(format!("QEMU does not start:\n{}", console.tail(5))))
+            }
+        }
+    }
+
+    /// Sets what the next reset tries first. What runs now has already read its order.
+    pub(crate) fn boot_order(&mut self, hardware: &Hardware, first: BootOrder) -> Result<()> {
+        // Two devices must never have the same index, so all are unset before one is set.
+        let order = boot_indexes(hardware, first);
+        let unset = order.iter().map(|(device, _)| (device, -1));
+        for (device, index) in unset.chain(order.iter().map(|(device, index)| (device, *index))) {
+            let path = format!("/machine/peripheral/{device}");
+            let arguments = json!({ "path": path, "property": "bootindex", "value": index });
+            self.qmp.execute("qom-set", &arguments)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn reset(&mut self) -> Result<()> {
+        self.qmp.execute("system_reset", &json!({})).map(drop)
+    }
+
+    /// Pulls the plug.
+    pub(crate) fn stop(mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn boot_indexes(hardware: &Hardware, first: BootOrder) -> Vec<(String, i32)> {
+    let disks = (0..hardware.disks.len()).map(|index| format!("disk{index}"));
+    let nic = "nic0".to_owned();
+    let order: Vec<_> = match first {
+        BootOrder::NetworkFirst => [nic].into_iter().chain(disks).collect(),
+        BootOrder::DiskFirst => disks.chain([nic]).collect(),
+    };
+    order.into_iter().zip(0..).collect()
+}
+
+fn arguments(command: &mut Command, hardware: &Hardware, first: BootOrder) {
+    let Hardware { spec, uuid, mac, tap, disks, vars } = hardware;
+    let indexes = boot_indexes(hardware, first);
+    let index = |device: &str| indexes.iter().find(|(name, _)| name == device).map_or(0, |(_, index)| *index);
+    // Never `kvm:tcg`: that does not fall back, it crawls. KVM is for hosts where it is known to work.
+    let accelerator =
+        if std::env::var_os("BOOTLACE_KVM").is_some_and(|on| on == "1") { "kvm" } else { "tcg" };
+    let mut arg = |words: &str| {
+        command.args(words.split_whitespace());
+    };
+    arg(&format!("-machine q35,accel={accelerator} -cpu max -smp 1 -m {}", spec.memory_mib));
+    arg("-nodefaults -no-user-config -nographic -monitor none");
+    arg("-chardev stdio,id=qmp,signal=off -mon chardev=qmp,mode=control");
+    // The console is read from QEMU's stderr, which also has what QEMU itself complains about.
+    arg("-chardev file,id=serial,path=/dev/stderr -serial chardev:serial");
+    arg(&format!("-uuid {uuid}"));
+    arg(&format!("-smbios type=1,manufacturer=bootlace,product=testbed,serial=BL-{}", spec.name));
+    arg("-object rng-random,id=rng,filename=/dev/urandom -device virtio-rng-pci,rng=rng");
+    arg(&format!("-netdev tap,id=net0,ifname={tap},script=no,downscript=no"));
+    let (nic, order) = (spec.nic.device(), index("nic0"));
+    // Under UEFI an empty ROM leaves the NIC to EDK2's own driver and PXE stack.
+    let rom = if spec.firmware == Firmware::Bios { "" } else { ",romfile=" };
+    arg(&format!("-device {nic},id=nic0,netdev=net0,mac={mac},bootindex={order}{rom}"));
+    for (number, disk) in disks.iter().enumerate() {
+        let (serial, order) = (disk.serial(), index(&format!("disk{number}")));
+        command.arg("-drive").arg(drive(
+            &format!("if=none,id=drive{number},format=raw,cache=unsafe,discard=unmap"),
+            disk.path(),
+        ));
+        let device =
+            format!("virtio-blk-pci,id=disk{number},drive=drive{number},serial={serial},bootindex={order}");
+        command.args(["-device", &device]);
+    }
+    if spec.firmware != Firmware::Bios {
+        command.arg("-drive").arg(drive("if=pflash,format=raw,unit=0,readonly=on", Path::new(OVMF_CODE)));
+        command.arg("-drive").arg(drive("if=pflash,format=raw,unit=1", vars));
+        // Nobody here answers over IPv6, and OVMF would wait for that long before it tries the disk.
+        command.args(["-fw_cfg", "name=opt/org.tianocore/IPv6PXESupport,string=n"]);
+    }
+    if spec.firmware == Firmware::UefiHttp {
+        command.args(["-fw_cfg", "name=opt/org.tianocore/IPv4PXESupport,string=n"]);
+    }
+}
+
+/// A comma in a file name is doubled in QEMU's option language.
+fn drive(options: &str, file: &Path) -> String {
+    format!("{options},file={}", file.display().to_string().replace(',', ",,"))
+}

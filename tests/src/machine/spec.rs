@@ -1,0 +1,234 @@
+//! What a machine is made of.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+/// Which firmware a machine starts with, and how that boots from the network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Firmware {
+    /// SeaBIOS with QEMU's iPXE option ROM.
+    Bios,
+    /// OVMF with EDK2's own PXE stack; the NIC has no ROM.
+    UefiPxe,
+    /// OVMF that tries HTTP boot only.
+    UefiHttp,
+}
+
+/// The network card.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Nic {
+    /// The only one Debian's cloud kernel drives.
+    Virtio,
+    /// Intel 82540EM.
+    E1000,
+    /// Intel 82574L.
+    E1000e,
+}
+
+impl Nic {
+    pub(crate) fn device(self) -> &'static str {
+        match self {
+            Self::Virtio => "virtio-net-pci",
+            Self::E1000 => "e1000",
+            Self::E1000e => "e1000e",
+        }
+    }
+}
+
+/// What the firmware tries first when nobody asked for a network boot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BootOrder {
+    /// As datacenter machines ship.
+    NetworkFirst,
+    /// The network is tried once after `/pxeboot`, or when no disk boots.
+    DiskFirst,
+}
+
+/// A disk to create: raw and sparse, on virtio.
+#[derive(Debug, Clone)]
+pub struct DiskSpec {
+    size_mib: u64,
+    serial: Option<String>,
+    marker: Option<Vec<u8>>,
+}
+
+impl DiskSpec {
+    /// An empty disk.
+    #[must_use]
+    pub fn blank(size_mib: u64) -> Self {
+        Self { size_mib, serial: None, marker: None }
+    }
+
+    /// A disk that somebody's data is on: `marker` is repeated over its first and last MiB.
+    #[must_use]
+    pub fn marked(size_mib: u64, marker: impl Into<Vec<u8>>) -> Self {
+        Self { size_mib, serial: None, marker: Some(marker.into()) }
+    }
+
+    /// The serial number the machine reads (up to 20 characters); by default `<machine>-<index>`.
+    #[must_use]
+    pub fn serial(mut self, serial: &str) -> Self {
+        self.serial = Some(serial.into());
+        self
+    }
+}
+
+/// A machine to build; [`crate::Bed::machine`] builds it.
+#[derive(Debug, Clone)]
+pub struct MachineSpec {
+    pub(crate) name: String,
+    pub(crate) firmware: Firmware,
+    pub(crate) memory_mib: u32,
+    pub(crate) disks: Vec<DiskSpec>,
+    pub(crate) nic: Nic,
+    pub(crate) boot_order: BootOrder,
+}
+
+impl MachineSpec {
+    /// 256 MiB, a virtio NIC, no disk, network first.
+    #[must_use]
+    pub fn new(name: &str, firmware: Firmware) -> Self {
+        Self {
+            name: name.into(),
+            firmware,
+            memory_mib: 256,
+            disks: Vec::new(),
+            nic: Nic::Virtio,
+            boot_order: BootOrder::NetworkFirst,
+        }
+    }
+
+    /// Adds a disk.
+    #[must_use]
+    pub fn disk(mut self, disk: DiskSpec) -> Self {
+        self.disks.push(disk);
+        self
+    }
+
+    /// Sets the memory; UEFI network boot needs 192 MiB, BIOS 96.
+    #[must_use]
+    pub fn memory_mib(mut self, mib: u32) -> Self {
+        self.memory_mib = mib;
+        self
+    }
+
+    /// Sets the network card.
+    #[must_use]
+    pub fn nic(mut self, nic: Nic) -> Self {
+        self.nic = nic;
+        self
+    }
+
+    /// Sets the default boot order.
+    #[must_use]
+    pub fn boot_order(mut self, order: BootOrder) -> Self {
+        self.boot_order = order;
+        self
+    }
+}
+
+/// A disk of a machine: a raw file that outlives power cycles.
+#[derive(Debug, Clone)]
+pub struct Disk {
+    path: PathBuf,
+    serial: String,
+    size_mib: u64,
+}
+
+impl Disk {
+    pub(crate) fn create(path: PathBuf, spec: &DiskSpec, default_serial: &str) -> Result<Self> {
+        let file = File::create_new(&path).with_context(|| format!("cannot create {}", path.display()))?;
+        file.set_len(spec.size_mib << 20)?;
+        if let Some(marker) = spec.marker.as_ref().filter(|marker| !marker.is_empty()) {
+            let mib: Vec<u8> = marker.iter().copied().cycle().take(1 << 20).collect();
+            file.write_all_at(&mib, 0)?;
+            file.write_all_at(&mib, (spec.size_mib << 20).saturating_sub(1 << 20))?;
+        }
+        let serial = spec.serial.as_deref().unwrap_or(default_serial).to_owned();
+        Ok(Self { path, serial, size_mib: spec.size_mib })
+    }
+
+    /// The raw file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The serial number the machine reads.
+    #[must_use]
+    pub fn serial(&self) -> &str {
+        &self.serial
+    }
+
+    /// The size.
+    #[must_use]
+    pub fn size_mib(&self) -> u64 {
+        self.size_mib
+    }
+
+    /// Keeps a copy of the content, to compare with later.
+    pub fn snapshot(&self) -> Result<Snapshot> {
+        let mut copy = tempfile::tempfile()?;
+        let mut disk = File::open(&self.path)?;
+        let mut chunk = vec![0; CHUNK];
+        while let count @ 1.. = disk.read(&mut chunk)? {
+            if chunk[..count].iter().all(|&byte| byte == 0) {
+                copy.seek(SeekFrom::Current(i64::try_from(count)?))?;
+            } else {
+                copy.write_all(&chunk[..count])?;
+            }
+        }
+        copy.set_len(disk.metadata()?.len())?;
+        Ok(Snapshot { disk: self.path.clone(), copy })
+    }
+
+    /// True when every byte is zero.
+    pub fn is_blank(&self) -> Result<bool> {
+        let mut disk = File::open(&self.path)?;
+        let mut chunk = vec![0; CHUNK];
+        loop {
+            match disk.read(&mut chunk)? {
+                0 => return Ok(true),
+                count if chunk[..count].iter().any(|&byte| byte != 0) => return Ok(false),
+                _ => {}
+            }
+        }
+    }
+}
+
+const CHUNK: usize = 1 << 20;
+
+/// What a disk held at some moment.
+#[derive(Debug)]
+pub struct Snapshot {
+    disk: PathBuf,
+    copy: File,
+}
+
+impl Snapshot {
+    /// The offset of the first byte that is different now (or the shorter length), `None` when all are the same.
+    pub fn first_change(&self) -> Result<Option<u64>> {
+        let disk = File::open(&self.disk)?;
+        let (now, then) = (disk.metadata()?.len(), self.copy.metadata()?.len());
+        let (mut a, mut b) = (vec![0; CHUNK], vec![0; CHUNK]);
+        let common = now.min(then);
+        let mut offset = 0;
+        while offset < common {
+            let count = usize::try_from((common - offset).min(CHUNK as u64))?;
+            disk.read_exact_at(&mut a[..count], offset)?;
+            self.copy.read_exact_at(&mut b[..count], offset)?;
+            if let Some(at) = a[..count].iter().zip(&b[..count]).position(|(a, b)| a != b) {
+                return Ok(Some(offset + at as u64));
+            }
+            offset += count as u64;
+        }
+        Ok((now != then).then_some(common))
+    }
+}
+
+#[cfg(test)]
+mod tests;
