@@ -1,1 +1,62 @@
-# placeholder
+# Every target is one command that a person could type; `make help` lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS += --no-print-directory
+
+TRIPLE  := $(shell rustc -vV | sed -n 's/^host: //p')
+BIN     := target/$(TRIPLE)/release
+BUILD   := build
+# What stands in for Image Factory's files: schematic without customization, a Talos version.
+SCHEMATIC     := 376567988ad370138ad8b2698212367b8edcb69b5fd68c80be1f2ec7d603b4ba
+TALOS_VERSION := v1.13.9
+TALOS_DIR     := $(BUILD)/assets/image/$(SCHEMATIC)/$(TALOS_VERSION)
+# Debian's cloud kernel starts fastest on virtual machines.
+KVER     = $(shell ls /lib/modules | grep -- '-cloud-amd64$$' | sort -V | tail -n 1)
+FUZZ_ITERATIONS ?= 2000000
+
+.PHONY: help setup build images check unit test e2e demo fuzz clean
+
+help: ## Lists the targets
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: ## Installs the Debian packages that building and testing need (idempotent)
+	@tests/setup.sh
+
+build: ## Builds the release binaries: appliance, agent, image builder, test bed
+	cargo build --release --workspace --bins
+
+images: setup build ## Builds the agent image and the stand-in system into build/assets
+	@mkdir -p $(TALOS_DIR)
+	$(BIN)/bootlace-image agent --kernel /boot/vmlinuz-$(KVER) --modules /lib/modules/$(KVER) \
+		--drivers virtio --agent $(BIN)/bootlace-agent -o $(BUILD)/assets
+	$(BIN)/bootlace-image initramfs --init $(BIN)/standin-os --modules /lib/modules/$(KVER) \
+		--drivers virtio -o $(TALOS_DIR)/initramfs-amd64.xz
+	cp /boot/vmlinuz-$(KVER) $(TALOS_DIR)/kernel-amd64
+	$(BIN)/standin-image --kernel $(TALOS_DIR)/kernel-amd64 --initramfs $(TALOS_DIR)/initramfs-amd64.xz \
+		-o $(TALOS_DIR)/metal-amd64.raw
+
+check: ## Format, lints, docs, unit and property tests; cargo-deny where it is installed
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items
+	@if command -v cargo-deny >/dev/null; then cargo deny check bans licenses sources; \
+		else echo "cargo-deny is not installed: skipped (cargo install cargo-deny)"; fi
+
+unit: setup ## Unit, property and fuzz-smoke tests, without virtual machines
+	cargo test --workspace --exclude testbed
+	cargo test -p testbed --lib --test architecture
+
+test: unit e2e ## Everything: unit, property and end-to-end tests in QEMU
+
+e2e: images ## Boots machines over the virtual PXE network (needs root)
+	cargo test -p testbed --test bed --test e2e -- --test-threads=1
+
+demo: images ## Three machines, three firmwares: from power-on to an installed system (KEEP=1 leaves it running)
+	$(BIN)/demo $(if $(KEEP),--keep)
+
+fuzz: ## Mutates real packets against the parsers, with overflow checks and without (FUZZ_ITERATIONS=n)
+	FUZZ_ITERATIONS=$(FUZZ_ITERATIONS) cargo test -p netboot --test fuzz
+	FUZZ_ITERATIONS=$(FUZZ_ITERATIONS) cargo test --release -p netboot --test fuzz
+
+clean: ## Removes what was built
+	rm -rf $(BUILD) target

@@ -1,2 +1,21 @@
-//! Placeholder.
-fn main() {}
+//! `bootlace`: the network-boot appliance and its command line.
+//!
+//! * [`config`]: `appliance.toml` and flags, validated before anything opens.
+//! * [`run`]: builds the parts top-down and runs them until the first one ends.
+//! * [`policy`]: what a machine that asks gets: a script, its configuration, or a refusal with its reason.
+//! * [`recorder`]: the boot journal on disk.
+//! * [`operator`]: the operator API on a unix socket; [`cli`] is its client.
+
+mod cli;
+mod config;
+mod events;
+mod operator;
+mod policy;
+mod recorder;
+mod run;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::main()
+}

@@ -1,0 +1,109 @@
+//! `bootlace journal`.
+
+use std::path::Path;
+
+use http_body_util::{BodyExt, Empty};
+use hyper::Request;
+use hyper::body::Bytes;
+use hyper_util::rt::TokioIo;
+use jiff::Timestamp;
+use netboot::Mac;
+use tokio::net::UnixStream;
+use uuid::Uuid;
+
+use super::CliError;
+use super::output::{Format, write_out};
+use crate::recorder::Entry;
+
+/// An entry is far smaller; a longer line is a broken server.
+const LINE_BYTES_MAX: usize = 64 << 10;
+
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// Only this machine: MAC address, or the beginning of its UUID
+    machine: Option<String>,
+    /// Go on as things happen
+    #[arg(short, long)]
+    follow: bool,
+    /// Start at this sequence number
+    #[arg(long, default_value_t = 0, value_name = "SEQ")]
+    since: u64,
+    /// table, yaml or json (one object a line)
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Format,
+}
+
+pub(super) async fn run(socket: &Path, args: &Args) -> Result<(), CliError> {
+    let unavailable = |source| CliError::Unavailable { socket: socket.to_path_buf(), source };
+    let stream = UnixStream::connect(socket).await.map_err(unavailable)?;
+    let failed = |error: hyper::Error| CliError::Failed(format!("the appliance ended the journal: {error}"));
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
+    let connection = tokio::spawn(connection);
+    let uri = format!("/journal?since={}&follow={}", args.since, args.follow);
+    let request = Request::get(uri)
+        .header("host", "bootlace")
+        .body(Empty::<Bytes>::new())
+        .map_err(|error| CliError::Failed(error.to_string()))?;
+    let mut response = sender.send_request(request).await.map_err(failed)?;
+    if !response.status().is_success() {
+        return Err(CliError::Failed(format!("the appliance answered {}", response.status())));
+    }
+    let mut rest = Vec::new();
+    while let Some(frame) = response.body_mut().frame().await {
+        let Ok(data) = frame.map_err(failed)?.into_data() else { continue };
+        rest.extend_from_slice(&data);
+        while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = rest.drain(..=end).collect();
+            print(&line[..end], args)?;
+        }
+        if rest.len() > LINE_BYTES_MAX {
+            return Err(CliError::Failed("the appliance sent a line without an end".into()));
+        }
+    }
+    connection.abort();
+    Ok(())
+}
+
+fn print(line: &[u8], args: &Args) -> Result<(), CliError> {
+    let entry: Entry =
+        serde_json::from_slice(line).map_err(|error| CliError::Failed(format!("unreadable entry: {error}")))?;
+    if !args.machine.as_deref().is_none_or(|machine| is_of(machine, &entry)) {
+        return Ok(());
+    }
+    match args.output {
+        Format::Table => write_out(&format!("{}\n", line_of(&entry))),
+        Format::Json => write_out(&format!("{}\n", String::from_utf8_lossy(line))),
+        Format::Yaml => {
+            let text = serde_yaml_ng::to_string(&entry).map_err(|error| CliError::Failed(error.to_string()))?;
+            write_out(&format!("---\n{text}"))
+        }
+    }
+}
+
+fn is_of(machine: &str, entry: &Entry) -> bool {
+    match machine.parse::<Mac>() {
+        Ok(mac) => entry.event.mac == Some(mac),
+        Err(_) => entry
+            .event
+            .uuid
+            .is_some_and(|uuid| uuid.to_string().starts_with(&machine.to_ascii_lowercase())),
+    }
+}
+
+fn line_of(entry: &Entry) -> String {
+    let time = i64::try_from(entry.event.at_ms)
+        .ok()
+        .and_then(|millis| Timestamp::from_millisecond(millis).ok())
+        .map_or_else(String::new, |time| format!("{time:.3}"));
+    let who = match (entry.event.mac, entry.event.uuid) {
+        (Some(mac), _) => mac.to_string(),
+        (None, Some(uuid)) => short(uuid),
+        (None, None) => "-".into(),
+    };
+    format!("{time}  {who:<17}  {}", entry.event)
+}
+
+fn short(uuid: Uuid) -> String {
+    uuid.to_string().chars().take(13).collect()
+}

@@ -1,0 +1,118 @@
+//! The words of `appliance.toml`. Nothing here is checked beyond its type: [`super::Config`] is the
+//! validated value.
+//!
+//! Key names follow the flags of `omni-infra-provider-bare-metal`: section and key joined by a hyphen
+//! are the flag (`[api] advertise_address` is `--api-advertise-address`).
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+
+use serde::Deserialize;
+use toml::Spanned;
+
+/// The whole file; every key has a default.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct File {
+    /// Provider id in Omni.
+    pub id: Option<Spanned<String>>,
+    /// Where the hub's store, the journal and the operator socket live.
+    pub state_dir: Option<PathBuf>,
+    /// Labels put on every machine.
+    pub machine_labels: BTreeMap<String, String>,
+    /// A machine is rebooted on request at most once in this time.
+    pub min_reboot_interval: Option<Spanned<String>>,
+    /// Write zeroes over whole disks when wiping.
+    pub wipe_with_zeroes: bool,
+    /// The HTTP and gRPC port that machines talk to.
+    pub api: Api,
+    /// Network boot protocols.
+    pub netboot: Netboot,
+    /// What machines boot.
+    pub boot: Boot,
+    /// The discovery agent.
+    pub agent: Agent,
+    /// The embedded control plane.
+    pub hub: Hub,
+    /// Logging.
+    pub log: Log,
+}
+
+/// `[api]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Api {
+    /// Address to bind; all addresses when absent.
+    pub listen_address: Option<IpAddr>,
+    /// Address of this appliance as machines reach it.
+    pub advertise_address: Option<Ipv4Addr>,
+    /// TCP port for HTTP and gRPC.
+    pub port: Option<u16>,
+    /// Directory of `*.config` files that name a power API per machine.
+    pub power_mgmt_state_dir: Option<PathBuf>,
+}
+
+/// `[netboot]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Netboot {
+    /// Interface that answers DHCP; the one that has the advertised address when absent.
+    pub dhcp_proxy_iface: Option<String>,
+    /// Switches ProxyDHCP off.
+    pub disable_dhcp_proxy: bool,
+    /// Directory of iPXE binaries.
+    pub ipxe_dir: Option<PathBuf>,
+    /// UDP port for TFTP.
+    pub tftp_port: Option<u16>,
+}
+
+/// `[boot]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Boot {
+    /// Directory of kernels and initramfs images.
+    pub assets_path: Option<PathBuf>,
+    /// How iPXE is told to boot from disk: `ipxe-exit`, `http-404` or `ipxe-sanboot`.
+    pub from_disk_method: Option<Spanned<String>>,
+    /// Boot device setting for BMCs: `bios` or `uefi`.
+    pub pxe_mode: Option<Spanned<String>>,
+    /// Image Factory schematic of the Talos images under `image/`.
+    pub schematic: Option<Spanned<String>>,
+    /// Kernel arguments for Talos, after the built-in ones.
+    pub extra_kernel_args: Vec<String>,
+}
+
+/// `[agent]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Agent {
+    /// Machines say that they are switched by the HTTP power API.
+    pub test_mode: bool,
+    /// Limit of one call to an agent.
+    pub call_timeout: Option<Spanned<String>>,
+    /// Limit of a wipe of signatures.
+    pub fast_wipe_timeout: Option<Spanned<String>>,
+    /// Limit of a wipe with zeroes.
+    pub zeroes_wipe_timeout: Option<Spanned<String>>,
+    /// Kernel arguments for the agent, after the built-in ones.
+    pub extra_kernel_args: Vec<String>,
+}
+
+/// `[hub]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Hub {
+    /// TCP port of the machine API (SideroLink Provision and events).
+    pub machine_api_port: Option<u16>,
+}
+
+/// `[log]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    /// Filter in tracing's syntax: `info`, `debug`, `netboot_link=debug`.
+    pub level: Option<String>,
+    /// One JSON object per line.
+    pub json: bool,
+}

@@ -1,0 +1,80 @@
+use super::*;
+
+fn parse(text: &str) -> Result<Config, ConfigError> {
+    Config::parse(text, "appliance.toml", &Overrides::default())
+}
+
+fn error(text: &str) -> String {
+    parse(text).expect_err("the text is wrong").to_string()
+}
+
+#[test]
+fn an_empty_file_gives_the_peers_defaults() {
+    let config = parse("").unwrap();
+    assert_eq!(config.id, "bare-metal");
+    assert_eq!(config.api.listen.port(), 50042);
+    assert_eq!(config.min_reboot_interval, Duration::from_secs(15 * 60));
+    assert_eq!(config.agent.call_timeout, Duration::from_secs(30));
+    assert_eq!(config.agent.fast_wipe_timeout, Duration::from_secs(300));
+    assert_eq!(config.agent.zeroes_wipe_timeout, Duration::from_secs(24 * 3600));
+    assert!(config.netboot.dhcp_proxy);
+}
+
+#[test]
+fn the_shipped_example_is_valid_and_changes_nothing_but_what_it_shows() {
+    let text = include_str!("../../../configs/appliance.toml");
+    let config = parse(text).unwrap();
+    assert_eq!(config.id, "bare-metal");
+}
+
+#[test]
+fn a_flag_wins_over_the_file() {
+    let flags = Overrides { api_port: Some(1234), ..Overrides::default() };
+    let config = Config::parse("[api]\nport = 50000\n", "x", &flags).unwrap();
+    assert_eq!(config.api.listen.port(), 1234);
+}
+
+#[test]
+fn an_unknown_key_is_named_with_its_line() {
+    let text = error("id = \"a\"\n\n[api]\nprot = 1\n");
+    assert!(text.starts_with("appliance.toml:4:"), "{text}");
+    assert!(text.contains("prot") && text.contains("port"), "{text}");
+}
+
+#[test]
+fn a_wrong_type_is_named_with_its_line() {
+    let text = error("[api]\nport = \"many\"\n");
+    assert!(text.starts_with("appliance.toml:2:"), "{text}");
+}
+
+#[test]
+fn a_wrong_value_is_named_with_line_and_key() {
+    let text = error("[boot]\nfrom_disk_method = \"magic\"\n");
+    assert_eq!(
+        text,
+        "appliance.toml:2: boot.from_disk_method: `magic` will not do: use ipxe-exit, http-404 or ipxe-sanboot"
+    );
+    let text = error("min_reboot_interval = \"soon\"\n");
+    assert!(text.starts_with("appliance.toml:1: min_reboot_interval:"), "{text}");
+}
+
+#[test]
+fn a_negative_duration_is_refused() {
+    assert!(error("min_reboot_interval = \"-5m\"\n").contains("min_reboot_interval"));
+}
+
+#[test]
+fn omnis_own_labels_cannot_be_set() {
+    assert!(error("[machine_labels]\n\"omni.sidero.dev/cluster\" = \"x\"\n").contains("machine_labels"));
+}
+
+#[test]
+fn a_state_dir_too_long_for_a_socket_is_refused() {
+    let text = error(&format!("state_dir = \"/{}\"\n", "d".repeat(120)));
+    assert!(text.contains("too long"), "{text}");
+}
+
+#[test]
+fn two_listeners_cannot_share_a_port() {
+    assert!(error("[api]\nport = 8090\n").contains("must be two ports"));
+}

@@ -1,0 +1,34 @@
+//! The boot journal's view of what the link and the hub tell.
+
+use hub::HubEvent;
+use netboot::journal::{Event, Step};
+use omni_link::Happening;
+
+use crate::recorder::unix_millis;
+
+/// An event of a machine that Omni knows by its id.
+pub fn of_link(id: &str, happening: Happening) -> Event {
+    let step = match happening {
+        Happening::Pending => Step::Pending,
+        Happening::Accepted => Step::Accepted,
+        Happening::Rejected => Step::Rejected,
+        Happening::Allocated { cluster, talos_version } => Step::Allocated { cluster, talos_version },
+        Happening::Released => Step::Released,
+        Happening::Installed => Step::Installed,
+        Happening::Removed => Step::Removed,
+        Happening::TunnelOpened => Step::TunnelOpened,
+        Happening::TunnelClosed { reason } => Step::TunnelClosed { reason },
+        Happening::TunnelRefused { reason } => Step::TunnelRefused { reason },
+        Happening::Inventory { summary } => Step::Inventory { summary },
+        Happening::PowerConfigured { driver } => Step::PowerConfigured { driver: driver.to_owned() },
+        Happening::PowerOn { pxe } => Step::PowerOn { pxe },
+        Happening::PowerOff => Step::PowerOff,
+        Happening::PowerFailed { reason } => Step::PowerFailed { reason },
+        Happening::WipeStarted => Step::WipeStarted,
+        Happening::WipeFinished { millis } => Step::WipeFinished { millis },
+        Happening::WipeFailed { reason } => Step::WipeFailed { reason },
+        Happening::Rebooted => Step::Rebooted,
+        Happening::Ready => Step::Ready,
+    };
+    Event::new(unix_millis(), step).with_uuid(id.parse().ok())
+}

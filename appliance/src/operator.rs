@@ -1,0 +1,93 @@
+//! The operator API on a unix socket that only the appliance's user may open: the hub's COSI state over
+//! gRPC, and the boot journal as lines of JSON.
+
+use std::fs::Permissions;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::{Query, State as Shared};
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use futures_util::stream;
+use serde::Deserialize;
+use tokio::net::UnixListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::recorder::Recorder;
+
+/// Takes the socket's place. The caller holds the lock of the state directory, so a socket that is
+/// already there belongs to nobody.
+pub fn bind(socket: &Path) -> io::Result<UnixListener> {
+    match std::fs::remove_file(socket) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    let listener = UnixListener::bind(socket)?;
+    std::fs::set_permissions(socket, Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Serves until `shutdown`.
+pub async fn run(
+    listener: UnixListener,
+    state: Arc<dyn cosi::State>,
+    recorder: Arc<Recorder>,
+    shutdown: CancellationToken,
+) -> io::Result<()> {
+    let router = tonic::service::Routes::new(cosi::server::service(state))
+        .into_axum_router()
+        .merge(Router::new().route("/journal", get(journal)).with_state((recorder, shutdown.clone())));
+    axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await
+}
+
+#[derive(Deserialize)]
+struct JournalQuery {
+    #[serde(default)]
+    since: u64,
+    #[serde(default)]
+    follow: bool,
+}
+
+/// `GET /journal?since=<seq>&follow=<bool>`: one [`crate::recorder::Entry`] a line.
+async fn journal(
+    Shared((recorder, shutdown)): Shared<(Arc<Recorder>, CancellationToken)>,
+    Query(query): Query<JournalQuery>,
+) -> Response {
+    let first = lines(&recorder, query.since);
+    let body = if query.follow {
+        let latest = recorder.follow();
+        let rest = stream::unfold((recorder, latest, first.1, shutdown), |(recorder, mut latest, at, shutdown)| async move {
+            // Cancel-safe: `wait_for` keeps nothing but the version it has seen.
+            tokio::select! {
+                changed = latest.wait_for(|next| *next > at) => { changed.ok()?; }
+                () = shutdown.cancelled() => return None,
+            }
+            let (text, next) = lines(&recorder, at);
+            Some((Ok::<_, io::Error>(text), (recorder, latest, next, shutdown)))
+        });
+        Body::from_stream(stream::StreamExt::chain(stream::once(async { Ok(first.0) }), rest))
+    } else {
+        Body::from(first.0)
+    };
+    ([(CONTENT_TYPE, "application/x-ndjson")], body).into_response()
+}
+
+/// The entries from `since` on as text, and the sequence number after them.
+fn lines(recorder: &Recorder, since: u64) -> (Bytes, u64) {
+    let mut text = Vec::new();
+    let mut next = since;
+    for entry in recorder.since(since) {
+        next = entry.seq + 1;
+        // An entry is made of strings and numbers: it always has a JSON form.
+        if serde_json::to_writer(&mut text, &entry).is_ok() {
+            text.push(b'\n');
+        }
+    }
+    (Bytes::from(text), next)
+}

@@ -1,0 +1,76 @@
+//! One task a machine, so that a machine whose BMC hangs delays nobody else.
+
+mod machine;
+mod power;
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use ::power::PxeMode;
+use ::power::api::AddressBook;
+use cosi::State;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::agents::Agents;
+use crate::happening::Observer;
+use crate::tunnels::Tunnels;
+use crate::view::View;
+
+/// What the tasks share.
+pub struct Controller {
+    /// Provider id in Omni.
+    pub provider_id: String,
+    /// Omni, or the hub.
+    pub state: Arc<dyn State>,
+    /// What is known.
+    pub view: Arc<View>,
+    /// Who is connected.
+    pub tunnels: Arc<Tunnels>,
+    /// Calls to agents.
+    pub agents: Agents,
+    /// Settings that decisions depend on.
+    pub policy: provider::Policy,
+    /// Boot device setting for BMCs.
+    pub pxe_mode: PxeMode,
+    /// Where the HTTP power APIs are listed.
+    pub power_apis: Option<AddressBook>,
+    /// The boot journal.
+    pub observer: Observer,
+    /// Since when we look.
+    pub started: SystemTime,
+}
+
+impl Controller {
+    /// Runs a task for every machine of the view until `shutdown`.
+    pub async fn run(self, shutdown: CancellationToken) {
+        let this = Arc::new(self);
+        let mut generation = this.view.generation();
+        let mut running = HashSet::new();
+        let mut tasks = JoinSet::new();
+        loop {
+            for id in this.view.ids() {
+                if running.insert(id.clone()) {
+                    let task = machine::Task::new(Arc::clone(&this), id.clone());
+                    let shutdown = shutdown.clone();
+                    tasks.spawn(async move {
+                        task.run(shutdown).await;
+                        id
+                    });
+                }
+            }
+            // Cancel-safe: both keep their place when the other one wins.
+            tokio::select! {
+                changed = generation.changed() => if changed.is_err() { break },
+                Some(ended) = tasks.join_next(), if !tasks.is_empty() => {
+                    if let Ok(id) = ended {
+                        running.remove(&id);
+                    }
+                }
+                () = shutdown.cancelled() => break,
+            }
+        }
+        while tasks.join_next().await.is_some() {}
+    }
+}

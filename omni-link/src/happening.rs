@@ -1,0 +1,80 @@
+//! What happened to a machine, told to the boot journal.
+
+use std::sync::Arc;
+
+/// One step in a machine's life as the link sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Happening {
+    /// Omni lists the machine and waits for a person to accept or reject it.
+    Pending,
+    /// A person accepted it.
+    Accepted,
+    /// A person rejected it.
+    Rejected,
+    /// It belongs to a cluster.
+    Allocated {
+        /// The cluster's name.
+        cluster: String,
+        /// The Talos version that it should boot.
+        talos_version: String,
+    },
+    /// It no longer belongs to a cluster.
+    Released,
+    /// An operating system on its disk reported itself.
+    Installed,
+    /// Omni forgot it.
+    Removed,
+    /// Its agent opened a tunnel.
+    TunnelOpened,
+    /// The tunnel ended.
+    TunnelClosed {
+        /// Why.
+        reason: String,
+    },
+    /// A tunnel was not let in.
+    TunnelRefused {
+        /// Why.
+        reason: String,
+    },
+    /// The agent told what hardware it found.
+    Inventory {
+        /// One line.
+        summary: String,
+    },
+    /// How to switch the machine is known.
+    PowerConfigured {
+        /// The driver: `api` or `ipmi`.
+        driver: &'static str,
+    },
+    /// The machine was switched on.
+    PowerOn {
+        /// Whether it boots from the network first.
+        pxe: bool,
+    },
+    /// The machine was switched off.
+    PowerOff,
+    /// A power operation failed.
+    PowerFailed {
+        /// Why.
+        reason: String,
+    },
+    /// The agent was told to wipe the disks.
+    WipeStarted,
+    /// The disks are wiped.
+    WipeFinished {
+        /// How long it took.
+        millis: u64,
+    },
+    /// The disks could not be wiped.
+    WipeFailed {
+        /// Why.
+        reason: String,
+    },
+    /// The machine was rebooted on request.
+    Rebooted,
+    /// The machine may be allocated.
+    Ready,
+}
+
+/// Gets every [`Happening`] with the machine's id.
+pub type Observer = Arc<dyn Fn(&str, Happening) + Send + Sync>;

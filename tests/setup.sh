@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Installs what building and testing need from Debian's archive. Does nothing when all is there.
+set -euo pipefail
+
+packages=(
+    gcc                                             # linking
+    qemu-system-x86 qemu-utils ovmf ipxe ipxe-qemu  # the machines and their firmware
+    iproute2 dnsmasq-base                           # the virtual network and its plain DHCP server
+    linux-image-cloud-amd64                         # the kernel that machines boot
+    fdisk mtools dosfstools syslinux syslinux-common systemd-boot-efi binutils  # disk images without root
+)
+
+missing=()
+for package in "${packages[@]}"; do
+    [ "$(dpkg-query -W -f='${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing+=("$package")
+done
+if [ ${#missing[@]} -eq 0 ]; then
+    exit 0
+fi
+echo "setup: installing ${missing[*]}"
+if [ "$(id -u)" -ne 0 ]; then
+    echo "setup: this needs root; run: sudo apt-get install --no-install-recommends ${missing[*]}" >&2
+    exit 1
+fi
+export DEBIAN_FRONTEND=noninteractive
+apt-get update -qq
+apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
