@@ -1,1 +1,144 @@
-//! Placeholder.
+//! The embedded control plane: Omni's side of the wire, for standalone use and for tests.
+//!
+//! What it is: the resources that Omni would keep, in any [`cosi::State`]; the machine API by which machines
+//! join (SideroLink `Provision`) and report (the event sink); and the controller between what a machine is
+//! (`Link`), what a user wants of it (`InfraMachineConfig`, `MachineSetNode`, `Cluster`) and what the
+//! provider is told (`InfraMachine`).
+//!
+//! ```text
+//! Provision -> Link ------------.
+//! user -> InfraMachineConfig ---+--> InfraMachine -> provider
+//! user -> Cluster, MachineSetNode    (finalizers hold each step until the next one is written)
+//! ```
+//!
+//! Invariants: everything it knows is in the store, so it can be killed at any point and goes on from there;
+//! it never touches a machine; a second machine with the UUID of a first one never takes its place; what a
+//! machine sends is bounded before it is looked at.
+//!
+//! Its driver is the appliance, which opens the store, serves [`Hub::routes`] on the machine API port,
+//! serves [`Hub::state`] to operators and runs [`Hub::run`]. There is no WireGuard in this cut: machines are
+//! told apart by the address that they call from.
+
+mod controller;
+mod event;
+mod limits;
+mod machine_event;
+mod pending;
+mod provision;
+mod service;
+mod setup;
+mod store;
+mod token;
+mod validate;
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use cosi::State;
+use thiserror::Error;
+use tokio_util::sync::CancellationToken;
+
+pub use event::{HubEvent, HubEventKind, Observer};
+pub use machine_event::PublishError;
+pub use provision::ProvisionError;
+pub use token::{JoinToken, TokenError};
+pub use validate::{ValidatedState, validate_config_change};
+
+/// What the hub is told.
+#[derive(Clone, Debug)]
+pub struct HubConfig {
+    /// The provider that machines join for.
+    pub provider_id: String,
+    /// Where machines reach the machine API: `grpc://ip:port`.
+    pub machine_api_url: String,
+    /// Where machines send their events: `ip:port`.
+    pub event_endpoint: String,
+}
+
+/// Why the hub could not be opened.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// The configuration is not usable.
+    #[error("{0}")]
+    Config(String),
+    /// No randomness for keys.
+    #[error("the system gives no random numbers")]
+    Random,
+    /// The store refuses.
+    #[error("the hub's store cannot be prepared")]
+    Store(#[source] cosi::StateError),
+}
+
+/// The control plane. Cheap to clone; all clones are the same.
+#[derive(Clone)]
+pub struct Hub {
+    config: Arc<HubConfig>,
+    store: store::Store,
+    observer: Observer,
+    clock: Arc<dyn Fn() -> SystemTime + Send + Sync>,
+}
+
+impl Hub {
+    /// Opens the hub on a store and creates what must be there; what is there already stays.
+    ///
+    /// # Errors
+    /// When the configuration is not usable or the store refuses.
+    pub async fn open(config: HubConfig, state: Arc<dyn State>) -> Result<Self, OpenError> {
+        let store = store::Store::new(state);
+        setup::prepare(&config, &store).await?;
+        Ok(Self {
+            config: Arc::new(config),
+            store,
+            observer: Arc::new(|_| {}),
+            clock: Arc::new(SystemTime::now),
+        })
+    }
+
+    /// Tells everything that happens to this function, which must not block.
+    #[must_use]
+    pub fn with_observer(mut self, observer: Observer) -> Self {
+        self.observer = observer;
+        self
+    }
+
+    /// Takes the time from this function.
+    #[must_use]
+    pub fn with_clock(mut self, clock: Arc<dyn Fn() -> SystemTime + Send + Sync>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// The hub's store as its users may write it: every rule is checked before the write.
+    #[must_use]
+    pub fn state(&self) -> Arc<ValidatedState> {
+        Arc::new(ValidatedState::new(self.store.state()))
+    }
+
+    /// The machine API: `sidero.link.ProvisionService` and `events.EventSinkService`.
+    #[must_use]
+    pub fn routes(&self) -> tonic::service::Routes {
+        service::routes(self.clone())
+    }
+
+    /// Runs the controllers until `shutdown`. A store that fails is tried again.
+    pub async fn run(&self, shutdown: CancellationToken) {
+        tokio::select! {
+            // Cancel-safe: each step of both loops is one write, and both go on from what is written.
+            () = shutdown.cancelled() => {}
+            () = controller::run(self) => {}
+            () = pending::run(self) => {}
+        }
+    }
+
+    fn emit(&self, event: HubEvent) {
+        tracing::info!(machine = %event.machine, peer = ?event.peer, event = %event.kind, "hub");
+        (self.observer)(event);
+    }
+
+    fn now(&self) -> SystemTime {
+        (self.clock)()
+    }
+}
+
+#[cfg(test)]
+mod tests;

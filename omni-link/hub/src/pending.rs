@@ -1,0 +1,121 @@
+//! Limbo: machines that came without a unique token, or with the UUID of another one.
+//!
+//! Each is a PendingMachine named by its public key, and is forgotten when it did not come back for
+//! [`PENDING_LIFETIME`].
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use cosi::{Kind, Missing, ModifyOptions, Phase, Pointer, Resource, StateError};
+use provider::resources::{
+    ANNOTATION_UUID_CONFLICT, EPHEMERAL_NAMESPACE, LABEL_MACHINE_UUID, PENDING_MACHINE_TYPE,
+};
+use provider::specs::SiderolinkSpec;
+
+use crate::Hub;
+use crate::limits::{MAX_PENDING, PENDING_LIFETIME, RETRY_PAUSE};
+use crate::provision::{ProvisionError, Request, random_subnet};
+use crate::store::{decode, encode};
+
+/// When the machine last called, in Unix milliseconds of the hub's clock.
+const ANNOTATION_TIMESTAMP: &str = "timestamp";
+
+fn pointer(public_key: &str) -> Pointer {
+    Pointer::new(EPHEMERAL_NAMESPACE, PENDING_MACHINE_TYPE, public_key)
+}
+
+fn kind() -> Kind {
+    Kind::new(EPHEMERAL_NAMESPACE, PENDING_MACHINE_TYPE)
+}
+
+/// The address that the machine was given in limbo.
+pub(crate) async fn subnet(hub: &Hub, public_key: &str) -> Result<Option<String>, StateError> {
+    match hub.store.state().get(&pointer(public_key)).await {
+        Ok(resource) => Ok(Some(decode::<SiderolinkSpec>(&resource)?.node_subnet)),
+        Err(StateError::NotFound(_)) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The machine left limbo.
+pub(crate) async fn forget(hub: &Hub, public_key: &str) -> Result<(), StateError> {
+    hub.store.remove(&pointer(public_key)).await.map(|_| ())
+}
+
+/// Puts the machine into limbo, or keeps it there.
+pub(crate) async fn put(
+    hub: &Hub,
+    request: &Request,
+    conflict: bool,
+) -> Result<SiderolinkSpec, ProvisionError> {
+    let known = subnet(hub, &request.public_key).await?.is_some();
+    if !known && hub.store.list(&kind()).await?.len() >= MAX_PENDING {
+        return Err(ProvisionError::TooMany);
+    }
+    let subnet = random_subnet()?;
+    let now = unix_ms(hub.now()).to_string();
+    let options = ModifyOptions {
+        owner: Some(String::new()),
+        missing: Missing::Create,
+        expected_phase: Some(Phase::Running),
+    };
+    let change = |resource: &mut Resource| {
+        let mut spec: SiderolinkSpec = decode(resource)?;
+        request.fill(&mut spec, &subnet);
+        encode(resource, &spec);
+        let metadata = &mut resource.metadata;
+        metadata.labels.insert(LABEL_MACHINE_UUID.to_owned(), request.machine.clone());
+        metadata.annotations.insert(ANNOTATION_TIMESTAMP.to_owned(), now.clone());
+        if conflict {
+            metadata.annotations.insert(ANNOTATION_UUID_CONFLICT.to_owned(), String::new());
+        }
+        Ok(())
+    };
+    let pointer = pointer(&request.public_key);
+    let resource = cosi::modify_with(&*hub.store.state(), &pointer, &options, change).await?;
+    Ok(decode(&resource)?)
+}
+
+/// Forgets who did not come back, again and again.
+pub(crate) async fn run(hub: &Hub) {
+    loop {
+        let pause = match hub.expire_pending().await {
+            Ok(next) => next.unwrap_or(PENDING_LIFETIME),
+            Err(error) => {
+                tracing::warn!(%error, "machines in limbo cannot be looked through");
+                RETRY_PAUSE
+            }
+        };
+        tokio::time::sleep(pause.max(RETRY_PAUSE)).await;
+    }
+}
+
+impl Hub {
+    /// Forgets the machines whose time in limbo is over; [`Hub::run`] does it too. Answers when the next one
+    /// is due.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn expire_pending(&self) -> Result<Option<Duration>, StateError> {
+        let now = unix_ms(self.now());
+        let lifetime = u64::try_from(PENDING_LIFETIME.as_millis()).expect("the constant is small");
+        let mut next: Option<Duration> = None;
+        for resource in self.store.list(&kind()).await? {
+            let since = resource.metadata.annotations.get(ANNOTATION_TIMESTAMP);
+            let since: u64 = since.and_then(|text| text.parse().ok()).unwrap_or(0);
+            // A clock that was set back makes nobody immortal.
+            let age = if since > now { lifetime } else { now - since };
+            if age >= lifetime || resource.is_tearing_down() {
+                self.store.remove(&resource.pointer()).await?;
+            } else {
+                let left = Duration::from_millis(lifetime - age);
+                next = Some(next.map_or(left, |next| next.min(left)));
+            }
+        }
+        Ok(next)
+    }
+}
+
+fn unix_ms(time: SystemTime) -> u64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,153 @@
+//! What must be in the store before anything else: the provider, keys, the join configuration.
+
+use std::collections::BTreeMap;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use cosi::{Missing, StateError};
+use provider::resources::{LABEL_INFRA_PROVIDER_ID, PROVIDER_JOIN_CONFIG_OWNER, SIDEROLINK_CONFIG_ID};
+use provider::specs::{
+    InfraProviderSpec, JoinConfig, ProviderJoinConfigSpec, SiderolinkApiConfigSpec, SiderolinkConfigSpec,
+};
+use ring::agreement::{EphemeralPrivateKey, X25519};
+use ring::rand::SystemRandom;
+
+use crate::store::Store;
+use crate::token::{JoinToken, new_secret, query_escape};
+use crate::{HubConfig, OpenError};
+
+/// SideroLink's network of an installation without an id.
+pub(crate) const SUBNET_PREFIX: [u16; 4] = [0xfdae, 0x41e4, 0x649b, 0x9303];
+/// Omni's usual WireGuard port.
+const WIREGUARD_PORT: u16 = 50180;
+/// Where Omni takes logs.
+const LOG_PORT: u16 = 8092;
+
+/// Creates what is missing and brings the addresses up to date. Secrets are made once.
+pub(crate) async fn prepare(config: &HubConfig, store: &Store) -> Result<(), OpenError> {
+    let addresses = Addresses::of(config)?;
+    let provider = &config.provider_id;
+    match store.put::<InfraProviderSpec, _>(provider, "", Missing::Create, |_, _| Ok(())).await {
+        // Being deleted: machines are refused until the user is done with it.
+        Ok(_) | Err(StateError::PhaseConflict(_)) => {}
+        Err(error) => return Err(OpenError::Store(error)),
+    }
+    siderolink_config(store, &addresses).await?;
+    join_config(config, store, &addresses).await
+}
+
+async fn siderolink_config(store: &Store, addresses: &Addresses) -> Result<(), OpenError> {
+    let secret = new_secret().ok_or(OpenError::Random)?;
+    let public_key = server_public_key()?;
+    let [a, b, c, d] = SUBNET_PREFIX;
+    let network = format!("{a:x}:{b:x}:{c:x}:{d:x}::");
+    store
+        .put::<SiderolinkConfigSpec, _>(SIDEROLINK_CONFIG_ID, "", Missing::Create, |_, spec| {
+            if spec.join_token.is_empty() {
+                spec.join_token.clone_from(&secret);
+            }
+            if spec.public_key.is_empty() {
+                spec.public_key.clone_from(&public_key);
+            }
+            spec.subnet = format!("{network}/64");
+            spec.server_address = format!("{network}1");
+            spec.wireguard_endpoint.clone_from(&addresses.wireguard);
+            Ok(())
+        })
+        .await
+        .map_err(OpenError::Store)?;
+    store
+        .put::<SiderolinkApiConfigSpec, _>(SIDEROLINK_CONFIG_ID, "", Missing::Create, |_, spec| {
+            spec.machine_api_advertised_url.clone_from(&addresses.machine_api_url);
+            spec.wireguard_advertised_endpoint.clone_from(&addresses.wireguard);
+            spec.events_port = i32::from(addresses.events_port);
+            spec.logs_port = i32::from(LOG_PORT);
+            Ok(())
+        })
+        .await
+        .map_err(OpenError::Store)?;
+    Ok(())
+}
+
+/// A key that nobody holds the private half of: there is no tunnel yet, but clients want to parse one. An
+/// empty `private_key` in the store says so to the version that brings the tunnel.
+fn server_public_key() -> Result<String, OpenError> {
+    let private =
+        EphemeralPrivateKey::generate(&X25519, &SystemRandom::new()).map_err(|_| OpenError::Random)?;
+    let public = private.compute_public_key().map_err(|_| OpenError::Random)?;
+    Ok(STANDARD.encode(public.as_ref()))
+}
+
+async fn join_config(config: &HubConfig, store: &Store, addresses: &Addresses) -> Result<(), OpenError> {
+    let secret = new_secret().ok_or(OpenError::Random)?;
+    let id = &config.provider_id;
+    store
+        .put::<ProviderJoinConfigSpec, _>(
+            id,
+            PROVIDER_JOIN_CONFIG_OWNER,
+            Missing::Create,
+            |metadata, spec| {
+                metadata.labels.insert(LABEL_INFRA_PROVIDER_ID.to_owned(), id.clone());
+                if spec.join_token.is_empty() {
+                    spec.join_token.clone_from(&secret);
+                }
+                let extra_data = BTreeMap::from([(LABEL_INFRA_PROVIDER_ID.to_owned(), id.clone())]);
+                let token = JoinToken::sign_v2(&spec.join_token, &extra_data);
+                spec.config = Some(addresses.join_config(&token));
+                Ok(())
+            },
+        )
+        .await
+        .map_err(OpenError::Store)?;
+    Ok(())
+}
+
+/// The addresses that machines are told.
+struct Addresses {
+    machine_api_url: String,
+    events: String,
+    events_port: u16,
+    logs: String,
+    wireguard: String,
+}
+
+impl Addresses {
+    fn of(config: &HubConfig) -> Result<Self, OpenError> {
+        let wrong = |what: &str, value: &str| OpenError::Config(format!("{what} {value:?} is not usable"));
+        if config.provider_id.is_empty() {
+            return Err(OpenError::Config("provider id is empty".to_owned()));
+        }
+        let url = config.machine_api_url.trim_end_matches('/');
+        let host_port = url.strip_prefix("grpc://").or_else(|| url.strip_prefix("https://"));
+        if host_port.is_none_or(str::is_empty) {
+            return Err(wrong("machine API URL", url));
+        }
+        let events = &config.event_endpoint;
+        let (host, port) = events.rsplit_once(':').ok_or_else(|| wrong("event endpoint", events))?;
+        let events_port = port.parse().map_err(|_| wrong("event endpoint", events))?;
+        Ok(Self {
+            machine_api_url: url.to_owned(),
+            events: events.clone(),
+            events_port,
+            logs: format!("tcp://{host}:{LOG_PORT}"),
+            wireguard: format!("{host}:{WIREGUARD_PORT}"),
+        })
+    }
+
+    fn join_config(&self, token: &str) -> JoinConfig {
+        let api = format!("{}?jointoken={}", self.machine_api_url, query_escape(token));
+        let Self { events, logs, .. } = self;
+        JoinConfig {
+            kernel_args: vec![
+                format!("siderolink.api={api}"),
+                format!("talos.events.sink={events}"),
+                format!("talos.logging.kernel={logs}"),
+            ],
+            config: format!(
+                "apiVersion: v1alpha1\nkind: SideroLinkConfig\napiUrl: {api}\n---\n\
+                 apiVersion: v1alpha1\nkind: EventSinkConfig\nendpoint: '{events}'\n---\n\
+                 apiVersion: v1alpha1\nkind: KmsgLogConfig\nname: omni-kmsg\nurl: {logs}\n"
+            ),
+        }
+    }
+}
