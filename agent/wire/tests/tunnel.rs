@@ -1,0 +1,338 @@
+//! The tunnel over a real connection: generated clients and servers at both ends.
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
+use std::future::pending;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use agent_wire::grpctunnel::tunnel_service_client::TunnelServiceClient;
+use agent_wire::management::agent_service_client::AgentServiceClient;
+use agent_wire::management::agent_service_server::{AgentService, AgentServiceServer};
+use agent_wire::management::*;
+use agent_wire::tunnel::{
+    Ended, Frame, Limits, MACHINE_ID_HEADER, NEGOTIATE_HEADER, Opened, ServeError, TunnelChannel,
+    TunnelHandler, TunnelService, callee::Callee, connect, serve,
+};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio_stream::{Stream, StreamExt};
+use tonic::metadata::MetadataMap;
+use tonic::{Code, Request, Response, Status};
+
+/// Any wait in these tests is a failure after this.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+async fn soon<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, what).await.expect("this takes too long")
+}
+
+struct Agent;
+
+#[tonic::async_trait]
+impl AgentService for Agent {
+    async fn hello(&self, request: Request<HelloRequest>) -> Result<Response<HelloResponse>, Status> {
+        let mut response = Response::new(HelloResponse {});
+        if let Some(value) = request.metadata().get("echo") {
+            response.metadata_mut().insert("echo", value.clone());
+        }
+        Ok(response)
+    }
+
+    async fn get_power_management(
+        &self,
+        request: Request<GetPowerManagementRequest>,
+    ) -> Result<Response<GetPowerManagementResponse>, Status> {
+        // The user's name comes back as the address: a message as long as the test likes.
+        let name = request.into_inner().ipmi.unwrap_or_default().check_username;
+        let ipmi = get_power_management_response::Ipmi { address: name, port: 623, user_exists: true };
+        Ok(Response::new(GetPowerManagementResponse { ipmi: Some(ipmi), api: None }))
+    }
+
+    async fn set_power_management(
+        &self,
+        _request: Request<SetPowerManagementRequest>,
+    ) -> Result<Response<SetPowerManagementResponse>, Status> {
+        Err(Status::not_found("no BMC: \u{b5}"))
+    }
+
+    async fn reboot(&self, _request: Request<RebootRequest>) -> Result<Response<RebootResponse>, Status> {
+        panic!("a service that breaks")
+    }
+
+    async fn wipe_disks(
+        &self,
+        _request: Request<WipeDisksRequest>,
+    ) -> Result<Response<WipeDisksResponse>, Status> {
+        pending().await
+    }
+}
+
+enum Told {
+    Opened(Opened),
+    Closed(String),
+}
+
+struct Handler {
+    told: mpsc::UnboundedSender<Told>,
+    refuse: Option<Status>,
+}
+
+#[tonic::async_trait]
+impl TunnelHandler for Handler {
+    async fn open(&self, opened: Opened) -> Result<(), Status> {
+        if let Some(status) = &self.refuse {
+            return Err(status.clone());
+        }
+        // Calls work from within the handler.
+        AgentServiceClient::new(opened.channel.clone()).hello(HelloRequest {}).await?;
+        let _ = self.told.send(Told::Opened(opened));
+        Ok(())
+    }
+
+    async fn closed(&self, machine_id: &str, _channel: &TunnelChannel, reason: &str) {
+        assert_eq!(machine_id, "4c4c4544-0000");
+        let _ = self.told.send(Told::Closed(reason.to_owned()));
+    }
+}
+
+struct Appliance {
+    address: SocketAddr,
+    told: mpsc::UnboundedReceiver<Told>,
+    server: JoinHandle<()>,
+}
+
+async fn appliance(refuse: Option<Status>) -> Appliance {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (sender, told) = mpsc::unbounded_channel();
+    let service = TunnelService::new(Arc::new(Handler { told: sender, refuse })).into_server();
+    let server = tokio::spawn(async move {
+        tonic::transport::Server::builder()
+            .add_service(service)
+            .serve_with_incoming(TcpListenerStream::new(listener))
+            .await
+            .unwrap();
+    });
+    Appliance { address, told, server }
+}
+
+fn metadata() -> MetadataMap {
+    let mut metadata = MetadataMap::new();
+    metadata.insert(MACHINE_ID_HEADER, "4C4C4544-0000".parse().unwrap());
+    metadata
+}
+
+async fn agent(address: SocketAddr) -> JoinHandle<Result<Ended, ServeError>> {
+    let channel = connect(format!("http://{address}").parse().unwrap()).await.unwrap();
+    let routes = tonic::service::Routes::new(AgentServiceServer::new(Agent));
+    tokio::spawn(serve(channel, metadata(), routes))
+}
+
+async fn open_tunnel() -> (Appliance, JoinHandle<Result<Ended, ServeError>>, Opened) {
+    let mut appliance = appliance(None).await;
+    let agent = agent(appliance.address).await;
+    let Some(Told::Opened(opened)) = soon(appliance.told.recv()).await else { panic!("no tunnel") };
+    (appliance, agent, opened)
+}
+
+#[tokio::test]
+async fn a_unary_call_is_answered_with_its_metadata() {
+    let (_appliance, _agent, opened) = open_tunnel().await;
+    assert_eq!(opened.machine_id, "4c4c4544-0000");
+    assert!(opened.peer.is_some_and(|peer| peer.ip().is_loopback()));
+    let mut request = Request::new(HelloRequest {});
+    request.metadata_mut().insert("echo", "there".parse().unwrap());
+    let response = soon(AgentServiceClient::new(opened.channel).hello(request)).await.unwrap();
+    assert_eq!(response.metadata().get("echo").unwrap(), "there");
+}
+
+#[tokio::test]
+async fn a_status_keeps_code_and_message() {
+    let (_appliance, _agent, opened) = open_tunnel().await;
+    let mut client = AgentServiceClient::new(opened.channel);
+    let status = soon(client.set_power_management(SetPowerManagementRequest::default())).await.unwrap_err();
+    assert_eq!((status.code(), status.message()), (Code::NotFound, "no BMC: \u{b5}"));
+}
+
+#[tokio::test]
+async fn a_service_that_is_not_there_is_unimplemented() {
+    let (_appliance, _agent, opened) = open_tunnel().await;
+    let mut client = agent_wire::link::provision_service_client::ProvisionServiceClient::new(opened.channel);
+    let status = soon(client.provision(agent_wire::link::ProvisionRequest::default())).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unimplemented);
+}
+
+#[tokio::test]
+async fn messages_beyond_the_window_go_through_both_ways_at_once() {
+    let (_appliance, _agent, opened) = open_tunnel().await;
+    let mut calls = tokio::task::JoinSet::new();
+    for size in [0, 1, 16_384, 65_536, 65_537, 300_000, 3_000_000] {
+        let mut client = AgentServiceClient::new(opened.channel.clone());
+        calls.spawn(async move {
+            let name: String = ('a'..='z').cycle().take(size).collect();
+            let request = GetPowerManagementRequest {
+                ipmi: Some(get_power_management_request::Ipmi { check_username: name.clone() }),
+                api: None,
+            };
+            let answer = client.get_power_management(request).await.unwrap().into_inner();
+            assert_eq!(answer.ipmi.unwrap().address, name);
+        });
+    }
+    soon(async { while calls.join_next().await.is_some_and(|result| result.is_ok()) {} }).await;
+    assert!(calls.is_empty());
+}
+
+#[tokio::test]
+async fn a_message_over_the_limit_fails_only_its_call() {
+    let (_appliance, _agent, opened) = open_tunnel().await;
+    let mut client = AgentServiceClient::new(opened.channel);
+    let request = GetPowerManagementRequest {
+        ipmi: Some(get_power_management_request::Ipmi { check_username: "x".repeat(5 << 20) }),
+        api: None,
+    };
+    let status = soon(client.get_power_management(request)).await.unwrap_err();
+    assert_eq!(status.code(), Code::ResourceExhausted);
+    soon(client.hello(HelloRequest {})).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_service_that_panics_is_an_internal_error() {
+    let (_appliance, _agent, opened) = open_tunnel().await;
+    let status = soon(AgentServiceClient::new(opened.channel).reboot(RebootRequest {})).await.unwrap_err();
+    assert_eq!(status.code(), Code::Internal);
+}
+
+#[tokio::test]
+async fn a_deadline_ends_a_call_and_frees_it() {
+    let (_appliance, _agent, opened) = open_tunnel().await;
+    for _ in 0..200 {
+        let mut request = Request::new(WipeDisksRequest { zeroes: true });
+        request.set_timeout(Duration::from_millis(1));
+        let status = soon(AgentServiceClient::new(opened.channel.clone()).wipe_disks(request)).await;
+        assert_eq!(status.unwrap_err().code(), Code::DeadlineExceeded);
+    }
+    soon(AgentServiceClient::new(opened.channel).hello(HelloRequest {})).await.unwrap();
+}
+
+#[tokio::test]
+async fn more_calls_than_the_limit_are_refused_until_one_is_dropped() {
+    let (_appliance, _agent, opened) = open_tunnel().await;
+    let limit = Limits::default().max_streams;
+    let mut waiting = tokio::task::JoinSet::new();
+    for _ in 0..=limit {
+        let mut client = AgentServiceClient::new(opened.channel.clone());
+        waiting.spawn(async move { client.wipe_disks(WipeDisksRequest::default()).await });
+    }
+    let refused = soon(waiting.join_next()).await.unwrap().unwrap().unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    let mut client = AgentServiceClient::new(opened.channel);
+    assert_eq!(client.hello(HelloRequest {}).await.unwrap_err().code(), Code::ResourceExhausted);
+    soon(waiting.shutdown()).await;
+    soon(async {
+        while client.hello(HelloRequest {}).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_machine_that_dies_makes_its_calls_unavailable() {
+    let (mut appliance, agent, opened) = open_tunnel().await;
+    let mut client = AgentServiceClient::new(opened.channel.clone());
+    let call = tokio::spawn(async move { client.wipe_disks(WipeDisksRequest::default()).await });
+    let mut other = AgentServiceClient::new(opened.channel.clone());
+    soon(other.hello(HelloRequest {})).await.unwrap();
+    agent.abort();
+    let status = soon(call).await.unwrap().unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
+    soon(opened.channel.closed()).await;
+    assert!(opened.channel.is_closed());
+    assert_eq!(soon(other.hello(HelloRequest {})).await.unwrap_err().code(), Code::Unavailable);
+    assert!(matches!(soon(appliance.told.recv()).await, Some(Told::Closed(_))));
+}
+
+#[tokio::test]
+async fn an_appliance_that_dies_ends_serve() {
+    let (appliance, agent, opened) = open_tunnel().await;
+    appliance.server.abort();
+    drop(appliance);
+    opened.channel.close("test is over");
+    let ended = soon(agent).await.unwrap().unwrap();
+    assert!(!ended.reason.is_empty());
+}
+
+#[tokio::test]
+async fn a_tunnel_closed_by_the_appliance_tells_why() {
+    let (mut appliance, agent, opened) = open_tunnel().await;
+    opened.channel.close("superseded");
+    assert_eq!(soon(opened.channel.closed()).await, "superseded");
+    assert!(soon(agent).await.unwrap().unwrap().reason.contains("superseded"));
+    assert!(
+        matches!(soon(appliance.told.recv()).await, Some(Told::Closed(reason)) if reason == "superseded")
+    );
+}
+
+#[tokio::test]
+async fn a_refused_tunnel_hears_the_reason_and_is_not_told_closed() {
+    let mut appliance = appliance(Some(Status::permission_denied("not one of ours"))).await;
+    let ended = soon(agent(appliance.address).await).await.unwrap().unwrap();
+    assert!(ended.reason.contains("not one of ours"), "{}", ended.reason);
+    assert!(appliance.told.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn a_tunnel_without_machine_id_is_refused() {
+    let appliance = appliance(None).await;
+    let channel = connect(format!("http://{}", appliance.address).parse().unwrap()).await.unwrap();
+    let routes = tonic::service::Routes::new(AgentServiceServer::new(Agent));
+    let error = soon(serve(channel, MetadataMap::new(), routes)).await.unwrap_err();
+    let ServeError::Refused(status) = error else { panic!("{error}") };
+    assert_eq!(status.code(), Code::InvalidArgument);
+}
+
+/// An old peer: no negotiation, no settings, no windows; it answers every call with one big message.
+#[tokio::test]
+async fn a_peer_of_revision_zero_is_served() {
+    let mut appliance = appliance(None).await;
+    let channel = connect(format!("http://{}", appliance.address).parse().unwrap()).await.unwrap();
+    let (sender, receiver) = mpsc::channel(4);
+    let outbound: Pin<Box<dyn Stream<Item = _> + Send>> = Box::pin(ReceiverStream::new(receiver));
+    let mut request = Request::new(outbound);
+    *request.metadata_mut() = metadata();
+    let response = TunnelServiceClient::new(channel).open_reverse_tunnel(request).await.unwrap();
+    assert_eq!(response.metadata().get(NEGOTIATE_HEADER).unwrap(), "on");
+    let mut inbound = response.into_inner();
+    let peer = tokio::spawn(async move {
+        let mut callee = Callee::new(Limits::default(), false);
+        while let Some(Ok(frame)) = inbound.next().await {
+            let (id, frame) = Frame::from_caller(frame);
+            if let Frame::Open { revision, window, .. } = &frame {
+                assert_eq!((*revision, *window), (0, 0));
+            }
+            assert!(!matches!(frame, Frame::Window(_)));
+            let last = frame == Frame::HalfClose;
+            callee.handle_frame(id, frame).unwrap();
+            if last {
+                let ipmi = get_power_management_response::Ipmi {
+                    address: "y".repeat(400_000),
+                    ..Default::default()
+                };
+                let answer = GetPowerManagementResponse { ipmi: Some(ipmi), api: None };
+                callee.send(id, prost::Message::encode_to_vec(&answer).into()).unwrap();
+                callee.close(id, Default::default());
+            }
+            while let Some((id, frame)) = callee.poll_transmit() {
+                sender.send(frame.into_callee(id)).await.unwrap();
+            }
+        }
+    });
+    let Some(Told::Opened(opened)) = soon(appliance.told.recv()).await else { panic!("no tunnel") };
+    let mut client = AgentServiceClient::new(opened.channel);
+    let answer = soon(client.get_power_management(GetPowerManagementRequest::default())).await.unwrap();
+    assert_eq!(answer.into_inner().ipmi.unwrap().address.len(), 400_000);
+    peer.abort();
+}
