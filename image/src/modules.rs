@@ -21,6 +21,8 @@ pub struct Tree {
     built_in: BTreeSet<String>,
     /// Module name to names to load before and after it, if they are there.
     soft: BTreeMap<String, SoftDependencies>,
+    /// Other names of modules; soft dependencies use them, as in `libcrc32c pre: crc32c`.
+    aliases: BTreeMap<String, Vec<String>>,
 }
 
 #[derive(Debug, Default)]
@@ -66,10 +68,11 @@ impl Tree {
             paths.insert(module_name(path), path.to_owned());
             dependencies.insert(path.to_owned(), rest.split_whitespace().map(str::to_owned).collect());
         }
-        // Both files may be absent: then nothing is built in as a module, or depends softly on another.
+        // These files may be absent: then nothing is built in, depends softly on another, or has a second name.
         let built_in = text("modules.builtin").unwrap_or_default().lines().map(module_name).collect();
         let soft = parse_soft(&text("modules.softdep").unwrap_or_default());
-        Ok(Self { directory: directory.to_owned(), version, paths, dependencies, built_in, soft })
+        let aliases = parse_aliases(&text("modules.alias").unwrap_or_default());
+        Ok(Self { directory: directory.to_owned(), version, paths, dependencies, built_in, soft, aliases })
     }
 
     /// The kernel version that the modules are for: the directory's name.
@@ -140,15 +143,19 @@ impl Tree {
         self.visit_soft(soft.map_or(&[], |soft| &soft.after), seen, order)
     }
 
-    /// Soft dependencies may name an alias or a module that is not there; then the module does without.
+    /// A soft dependency may name a module, several by an alias, or nothing that is there; then the module does
+    /// without.
     fn visit_soft(
         &self,
         names: &[String],
         seen: &mut BTreeSet<String>,
         order: &mut Vec<String>,
     ) -> Result<()> {
-        for name in names.iter().filter(|name| self.paths.contains_key(*name)) {
-            self.visit(name, seen, order)?;
+        for name in names {
+            let aliased = self.aliases.get(name).into_iter().flatten();
+            for module in std::iter::once(name).chain(aliased).filter(|name| self.paths.contains_key(*name)) {
+                self.visit(module, seen, order)?;
+            }
         }
         Ok(())
     }
@@ -179,6 +186,20 @@ fn parse_soft(text: &str) -> BTreeMap<String, SoftDependencies> {
                     }
                 }
             }
+        }
+    }
+    all
+}
+
+/// Lines such as `alias crc32c crc32c_generic`. Patterns, which match devices, are not names.
+fn parse_aliases(text: &str) -> BTreeMap<String, Vec<String>> {
+    let mut all: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for line in text.lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        if let ["alias", alias, module] = words[..]
+            && !alias.contains(['*', '?', '[', ':'])
+        {
+            all.entry(module_name(alias)).or_default().push(module_name(module));
         }
     }
     all

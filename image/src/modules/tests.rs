@@ -27,11 +27,17 @@ kernel/c/msg.ko:
 kernel/c/dev.ko: kernel/c/msg.ko
 kernel/x/packed.ko.xz:
 ";
-const SOFT: &str =
-    "# comment\nsoftdep r8169 pre: realtek_phy not_there\nsoftdep msg post: dev\nsoftdep odd words\n";
+const SOFT: &str = "# comment\nsoftdep r8169 pre: realtek_phy not_there\nsoftdep msg post: dev\nsoftdep odd words\n\
+    softdep net_failover pre: crc\n";
+const ALIAS: &str = "alias pci:v00* msg\nalias crc libphy\nalias crc gone\n";
 
 fn small() -> (Tree, TempDir) {
-    tree(&[("modules.dep", DEP), ("modules.softdep", SOFT), ("modules.builtin", "kernel/d/sd_mod.ko\n")])
+    tree(&[
+        ("modules.dep", DEP),
+        ("modules.softdep", SOFT),
+        ("modules.alias", ALIAS),
+        ("modules.builtin", "kernel/d/sd_mod.ko\n"),
+    ])
 }
 
 fn words(list: &[&str]) -> Vec<String> {
@@ -48,7 +54,7 @@ fn dependencies_come_first_and_once() {
     let plan = tree.plan(&words(&["virtio_pci", "virtio-net", "virtio_pci"])).unwrap();
     assert_eq!(
         names(&plan),
-        ["virtio_ring", "virtio", "virtio_pci", "failover", "net_failover", "virtio_net"]
+        ["virtio_ring", "virtio", "virtio_pci", "failover", "libphy", "net_failover", "virtio_net"]
     );
 }
 
