@@ -318,14 +318,16 @@ impl Bench {
         let ended = move || drop(orders.send(Order { action: Action::Ended(cycle), done: None }));
         let hardware = &machine.inner.hardware;
         let console = (machine.console(), cycle, since);
-        // Counted before it runs: should it end at once, that end is of this cycle.
-        machine.inner.power.change(|power| (power.cycles, power.since) = (cycle, Some(since)));
         let mut qemu = Qemu::start(hardware, first, &self.net, &self.remains, console, ended)?;
         if first != default {
             qemu.boot_order(hardware, default)?;
         }
         self.running = Some(qemu);
-        machine.inner.power.change(|power| power.on = true);
+        // Should it have ended already, that order waits behind this one.
+        machine
+            .inner
+            .power
+            .change(|power| (power.on, power.cycles, power.since) = (true, cycle, Some(since)));
         Ok(())
     }
 
@@ -343,12 +345,7 @@ impl Bench {
             return self.power_on(machine);
         };
         let hardware = &machine.inner.hardware;
-        if first == default {
-            return qemu.reset();
-        }
-        qemu.boot_order(hardware, first)?;
-        qemu.reset()?;
-        qemu.boot_order(hardware, default)
+        if first == default { qemu.reset() } else { qemu.reset_once(hardware, first, default) }
     }
 
     /// The order of the boot that begins now, and the one after it.

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -182,8 +183,12 @@ fn clear(dir: &Path, record: &Record) {
     for namespace in &record.namespaces {
         let _ = Command::new("ip").args(["netns", "del", namespace]).stderr(Stdio::null()).status();
     }
-    if let Err(error) = fs::remove_dir_all(dir) {
-        eprintln!("testbed: cannot remove {}: {error}", dir.display());
+    match fs::remove_dir_all(dir) {
+        // Another bed that starts at the same time may sweep the same remains.
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            eprintln!("testbed: cannot remove {}: {error}", dir.display());
+        }
+        _ => {}
     }
     // The last one takes the common folder along; it stays when other beds live.
     let _ = fs::remove_dir(root());

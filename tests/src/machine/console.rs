@@ -148,7 +148,13 @@ impl Terminal {
             self.escape = match (self.escape, byte) {
                 (_, 0x1b) => Escape::Begun,
                 (Escape::Begun, b'[') => Escape::Sequence,
-                (Escape::Begun, _) => Escape::No,
+                (Escape::Begun, _) => {
+                    // ESC c resets the terminal: SeaBIOS begins with it, in the middle of what was printed before.
+                    if byte == b'c' {
+                        lines.extend(self.take());
+                    }
+                    Escape::No
+                }
                 (Escape::Sequence, 0x40..=0x7e) => {
                     // A jump of the cursor is how firmware starts a new line.
                     if byte == b'H' {

@@ -10,6 +10,12 @@ fn escape_sequences_and_empty_lines_go_and_a_cursor_jump_ends_a_line() {
 }
 
 #[test]
+fn a_terminal_reset_ends_a_line() {
+    let mut terminal = Terminal::default();
+    assert_eq!(terminal.feed(b"starting exec\x1bc\x1b[?7lSeaBIOS\n"), ["starting exec", "SeaBIOS"]);
+}
+
+#[test]
 fn a_sequence_cut_in_two_reads_is_still_one() {
     let mut terminal = Terminal::default();
     assert!(terminal.feed(b"a\x1b").is_empty());
