@@ -44,19 +44,26 @@ impl GrpcState {
     /// # Errors
     /// Nobody listens there.
     pub async fn connect_unix(path: impl AsRef<Path>) -> Result<Self, ConnectError> {
-        let path = path.as_ref().to_path_buf();
-        let socket = path.clone();
-        let connector = tower::service_fn(move |_: Uri| {
-            let socket = socket.clone();
-            async move { UnixStream::connect(socket).await.map(TokioIo::new) }
-        });
-        // The address is a form: the connector knows the path.
-        let channel = Endpoint::from_static("http://localhost")
-            .connect_with_connector(connector)
-            .await
-            .map_err(|source| ConnectError { path, source })?;
-        Ok(Self::new(channel))
+        channel_unix(path).await.map(Self::new)
     }
+}
+
+/// A channel to a server on a unix socket. Reconnects by itself when the server starts anew.
+///
+/// # Errors
+/// Nobody listens there.
+pub async fn channel_unix(path: impl AsRef<Path>) -> Result<Channel, ConnectError> {
+    let path = path.as_ref().to_path_buf();
+    let socket = path.clone();
+    let connector = tower::service_fn(move |_: Uri| {
+        let socket = socket.clone();
+        async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+    });
+    // The address is a form: the connector knows the path.
+    Endpoint::from_static("http://localhost")
+        .connect_with_connector(connector)
+        .await
+        .map_err(|source| ConnectError { path, source })
 }
 
 impl<T> GrpcState<T>
