@@ -9,6 +9,7 @@ use cosi::Phase;
 use netboot::boot::{BootAnswer, BootBody, BootPolicy, BootRequest, Refusal, Vouchers, disk_body};
 use netboot::firmware::Arch;
 use netboot::ipxe::{BaseUrl, DiskMethod, KernelArgs, Script, ScriptError, agent_script, talos_script};
+use netboot::journal::Event;
 use netboot::{Mac, Time};
 use omni_link::view::{Machine, View};
 use provider::{BootMode, InfraMachine, MachineView};
@@ -43,6 +44,14 @@ impl Policy {
     /// Answers from `view`.
     pub fn new(settings: Settings, view: Arc<View>) -> Self {
         Self { settings, view, vouchers: Mutex::new(Vouchers::new()), started: Instant::now() }
+    }
+
+    /// Learns from an event on the boot path where a machine's address went: the system that it boots may
+    /// get another lease than its firmware had.
+    pub fn saw(&self, event: &Event) {
+        if let (Some(mac), Some(address)) = (event.mac, event.address) {
+            self.vouchers.lock().unwrap_or_else(PoisonError::into_inner).moved(mac, address);
+        }
     }
 
     fn now(&self) -> Time {

@@ -21,6 +21,7 @@ use cosi::client::GrpcState;
 use cosi::embedded::EmbeddedState;
 use hub::{Hub, HubConfig};
 use netboot::dhcp::{Proxy, ProxyConfig};
+use netboot::journal::Sink;
 use netboot::ipxe::{BaseUrl, KernelArgs, init_script};
 use netboot_assets::{AssetDir, BootFiles};
 use netboot_link::{dhcp, http, tftp};
@@ -242,12 +243,20 @@ fn start_netboot(
         agent_args: kernel_args("agent.extra_kernel_args", &config.agent.extra_kernel_args)?,
         talos_args: kernel_args("boot.extra_kernel_args", &config.boot.extra_kernel_args)?,
     };
+    let policy = Arc::new(Policy::new(settings, view));
+    let sink: Sink = {
+        let (policy, journal) = (Arc::clone(&policy), recorder.sink());
+        Arc::new(move |event| {
+            policy.saw(&event);
+            journal(event);
+        })
+    };
     let router = http::router(http::HttpConfig {
-        policy: Arc::new(Policy::new(settings, view)),
+        policy,
         files: Arc::clone(&files),
         assets: AssetDir::new(&config.boot.assets_path),
         init_script: init,
-        sink: recorder.sink(),
+        sink: Arc::clone(&sink),
     })
     .merge(tonic::service::Routes::new(TunnelService::new(tunnels).into_server()).into_axum_router());
     spawn(tasks, "http", {
@@ -257,10 +266,10 @@ fn start_netboot(
     if let Some(socket) = sockets.dhcp {
         let proxy =
             Proxy::new(ProxyConfig { server: advertise, http_port: port, binaries: files.binaries() });
-        let run = dhcp::run(socket, proxy, recorder.sink(), shutdown.clone());
+        let run = dhcp::run(socket, proxy, Arc::clone(&sink), shutdown.clone());
         spawn(tasks, "dhcp", async move { Ok(run.await?) });
     }
-    let run = tftp::run(sockets.tftp, files, recorder.sink(), shutdown.clone());
+    let run = tftp::run(sockets.tftp, files, sink, shutdown.clone());
     spawn(tasks, "tftp", async move { Ok(run.await?) });
     Ok(())
 }

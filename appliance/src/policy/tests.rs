@@ -1,0 +1,174 @@
+use std::net::Ipv4Addr;
+
+use cosi::{Resource, Version};
+use omni_link::view::Part;
+use prost::Message;
+use provider::private::inventory_spec::Nic;
+use provider::private::{BmcConfigurationSpec, InventorySpec, WipeStatusSpec};
+use provider::specs::infra_machine_config_spec::AcceptanceStatus;
+use provider::specs::{InfraMachineSpec, JoinConfig, ProviderJoinConfigSpec};
+
+use super::*;
+
+const UUID: &str = "11111111-2222-3333-4444-555555555555";
+const PEER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 88, 0, 100));
+const STRANGER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 88, 0, 66));
+const SCHEMATIC: &str = "376567988ad370138ad8b2698212367b8edcb69b5fd68c80be1f2ec7d603b4ba";
+
+fn apply(view: &View, part: Part, id: &str, spec: &impl Message) {
+    let mut resource = Resource::empty(&part.kind("bare-metal").pointer(id)).with_spec(spec);
+    resource.metadata.version = Version::Number(1);
+    view.apply(part, &resource);
+}
+
+fn view() -> Arc<View> {
+    let view = View::new("bare-metal", Arc::new(|_, _| ()));
+    let config = JoinConfig { config: "kind: SideroLinkConfig\n".into(), ..JoinConfig::default() };
+    let spec = ProviderJoinConfigSpec { config: Some(config), ..ProviderJoinConfigSpec::default() };
+    apply(&view, Part::JoinConfig, "bare-metal", &spec);
+    view
+}
+
+fn policy(view: Arc<View>) -> Policy {
+    let settings = Settings {
+        base: BaseUrl::new(Ipv4Addr::new(10, 88, 0, 1), 50042),
+        disk_method: DiskMethod::IpxeExit,
+        schematic: SCHEMATIC.into(),
+        agent_test_mode: false,
+        agent_args: KernelArgs::new(),
+        talos_args: KernelArgs::new(),
+    };
+    Policy::new(settings, view)
+}
+
+fn request() -> BootRequest {
+    BootRequest {
+        uuid: UUID.parse().unwrap(),
+        mac: Some("52:54:00:88:00:01".parse().unwrap()),
+        hostname: None,
+        serial: None,
+        domain: None,
+        arch: Arch::Amd64,
+        peer: PEER,
+    }
+}
+
+fn accepted() -> InfraMachineSpec {
+    InfraMachineSpec { acceptance_status: AcceptanceStatus::Accepted as i32, ..InfraMachineSpec::default() }
+}
+
+fn allocated(view: &View, install_event_id: u64) {
+    let spec = InfraMachineSpec { cluster_talos_version: "1.13.9".into(), install_event_id, ..accepted() };
+    apply(view, Part::Infra, UUID, &spec);
+    apply(view, Part::Bmc, UUID, &BmcConfigurationSpec::default());
+    apply(view, Part::Wipe, UUID, &WipeStatusSpec { initial_wipe_done: true, ..WipeStatusSpec::default() });
+}
+
+fn text(answer: &BootAnswer) -> String {
+    match &answer.body {
+        BootBody::Script(script) => script.text(),
+        BootBody::NotFound(text) => format!("404 {text}"),
+    }
+}
+
+#[test]
+fn before_the_first_sight_of_omni_an_unknown_machine_is_told_to_wait() {
+    let answer = policy(view()).boot(&request());
+    assert_eq!(answer.mode, "wait");
+    assert!(text(&answer).starts_with("404"));
+}
+
+#[test]
+fn a_pending_machine_boots_the_agent_and_may_fetch_its_configuration() {
+    let view = view();
+    apply(&view, Part::Infra, UUID, &InfraMachineSpec::default());
+    let policy = policy(view);
+    let answer = policy.boot(&request());
+    assert_eq!(answer.mode, "agent-pxe");
+    assert!(text(&answer).contains("/assets/kernel-amd64"), "{}", text(&answer));
+    assert!(policy.join_config(Some(request().uuid), PEER).unwrap().contains("SideroLinkConfig"));
+}
+
+#[test]
+fn nobody_else_gets_the_join_token() {
+    let view = view();
+    apply(&view, Part::Infra, UUID, &InfraMachineSpec::default());
+    let policy = policy(view);
+    policy.boot(&request());
+    assert!(matches!(policy.join_config(Some(request().uuid), STRANGER), Err(Refusal::Forbidden(_))));
+    assert!(matches!(policy.join_config(Some(Uuid::nil()), PEER), Err(Refusal::Forbidden(_))));
+    assert!(matches!(policy.join_config(None, PEER), Err(Refusal::Forbidden(_))));
+}
+
+#[test]
+fn a_system_that_got_another_lease_than_its_firmware_may_fetch_it_too() {
+    let view = view();
+    apply(&view, Part::Infra, UUID, &InfraMachineSpec::default());
+    let policy = policy(view);
+    policy.boot(&request());
+    let sighting = Event::new(0, netboot::journal::Step::Pending).with_mac(request().mac).with_address(STRANGER);
+    policy.saw(&sighting);
+    assert!(policy.join_config(Some(request().uuid), STRANGER).is_ok());
+}
+
+#[test]
+fn a_rejected_machine_boots_from_its_disk_and_gets_no_token() {
+    let view = view();
+    let spec = InfraMachineSpec {
+        acceptance_status: AcceptanceStatus::Rejected as i32,
+        ..InfraMachineSpec::default()
+    };
+    apply(&view, Part::Infra, UUID, &spec);
+    let policy = policy(view);
+    let answer = policy.boot(&request());
+    assert_eq!(answer.mode, "talos-disk");
+    assert!(text(&answer).contains("exit"));
+    assert!(policy.join_config(Some(request().uuid), PEER).is_err());
+}
+
+#[test]
+fn an_allocated_machine_boots_its_talos_until_it_is_installed() {
+    let view = view();
+    allocated(&view, 0);
+    let answer = policy(Arc::clone(&view)).boot(&request());
+    assert_eq!(answer.mode, "talos-pxe");
+    assert!(text(&answer).contains(&format!("/image/{SCHEMATIC}/v1.13.9/kernel-amd64")), "{}", text(&answer));
+}
+
+#[test]
+fn an_installed_machine_boots_from_disk_and_may_always_fetch_its_configuration() {
+    let view = view();
+    allocated(&view, 1);
+    let policy = policy(Arc::clone(&view));
+    assert!(policy.join_config(Some(request().uuid), STRANGER).is_ok());
+    assert_eq!(policy.boot(&request()).mode, "talos-disk");
+}
+
+#[test]
+fn a_second_machine_with_the_same_uuid_only_gets_the_agent() {
+    let view = view();
+    allocated(&view, 0);
+    let nics = vec![Nic { mac: "52:54:00:88:00:99".into(), ..Nic::default() }];
+    apply(&view, Part::Inventory, UUID, &InventorySpec { nics, ..InventorySpec::default() });
+    let answer = policy(view).boot(&request());
+    assert_eq!(answer.mode, "agent-pxe");
+    assert!(answer.reason.contains("second machine"), "{}", answer.reason);
+}
+
+#[test]
+fn kernel_arguments_that_cannot_be_passed_are_no_script() {
+    let view = view();
+    allocated(&view, 0);
+    let spec = InfraMachineSpec {
+        cluster_talos_version: "1.13.9".into(),
+        extra_kernel_args: "quiet\nboot".repeat(1000),
+        ..accepted()
+    };
+    let view2 = View::new("bare-metal", Arc::new(|_, _| ()));
+    apply(&view2, Part::Infra, UUID, &spec);
+    apply(&view2, Part::Bmc, UUID, &BmcConfigurationSpec::default());
+    apply(&view2, Part::Wipe, UUID, &WipeStatusSpec { initial_wipe_done: true, ..WipeStatusSpec::default() });
+    let answer = policy(view2).boot(&request());
+    assert_eq!(answer.mode, "none");
+    assert!(text(&answer).starts_with("404"));
+}
