@@ -1,6 +1,6 @@
 //! The boot journal's view of what the link and the hub tell.
 
-use hub::HubEvent;
+use hub::{HubEvent, HubEventKind};
 use netboot::journal::{Event, Step};
 use omni_link::Happening;
 
@@ -31,4 +31,23 @@ pub fn of_link(id: &str, happening: Happening) -> Event {
         Happening::Ready => Step::Ready,
     };
     Event::new(unix_millis(), step).with_uuid(id.parse().ok())
+}
+
+/// What only the hub sees: machines that join or may not. The rest comes to the link through its watches,
+/// from the hub as from any Omni.
+pub fn of_hub(event: HubEvent) -> Option<Event> {
+    let step = match event.kind {
+        HubEventKind::Joined => Step::Joined,
+        HubEventKind::JoinRefused { reason } => Step::JoinRefused { reason },
+        HubEventKind::UuidConflict { reason } => Step::UuidConflict { reason },
+        HubEventKind::Limbo
+        | HubEventKind::Pending
+        | HubEventKind::Accepted
+        | HubEventKind::Rejected
+        | HubEventKind::Allocated { .. }
+        | HubEventKind::Released
+        | HubEventKind::Installed
+        | HubEventKind::Removed => return None,
+    };
+    Some(Event::new(unix_millis(), step).with_uuid(event.machine.parse().ok()).with_address(event.peer))
 }
