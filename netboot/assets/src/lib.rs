@@ -1,1 +1,13 @@
-//! Placeholder.
+//! Boot assets on disk, by the names that machines ask for: [`BootFiles`] are the small iPXE binaries, kept
+//! in memory; [`AssetDir`] is the directory of kernels, initramfs images and disk images, opened on demand.
+//!
+//! **Invariant.** No name from the network opens anything but a regular file beneath the directory it
+//! belongs to. Nothing here writes.
+//!
+//! **Driver.** `netboot-link` serves both over TFTP and HTTP.
+
+mod asset_dir;
+mod boot_files;
+
+pub use asset_dir::{AssetDir, AssetError};
+pub use boot_files::{BootFiles, LoadError};
