@@ -7,6 +7,8 @@
 //! boot.
 
 pub mod codec;
+#[cfg(test)]
+mod fixtures;
 mod outcome;
 mod proxy;
 pub mod request;
