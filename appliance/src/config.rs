@@ -293,7 +293,7 @@ impl Checker<'_> {
                     .or(file.api.power_mgmt_state_dir),
             },
             netboot: Netboot {
-                interface: flags.dhcp_proxy_iface_or_ip.clone().or(file.netboot.dhcp_proxy_iface),
+                interface: flags.dhcp_proxy_iface_or_ip.clone().or(file.netboot.dhcp_proxy_iface_or_ip),
                 dhcp_proxy: !(flags.disable_dhcp_proxy || file.netboot.disable_dhcp_proxy),
                 ipxe_dir: file.netboot.ipxe_dir.unwrap_or_else(|| PathBuf::from("/usr/lib/ipxe")),
                 tftp_port: file.netboot.tftp_port.unwrap_or(69),

@@ -70,7 +70,10 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let advertise = advertise_address(&config)?;
     let interface = match (&config.netboot.interface, config.netboot.dhcp_proxy) {
         (_, false) => None,
-        (Some(name), true) => Some(name.clone()),
+        (Some(name), true) => Some(match name.parse() {
+            Ok(address) => interface_of(address)?,
+            Err(_) => name.clone(),
+        }),
         (None, true) => Some(interface_of(advertise)?),
     };
     let _lock = lock_state_dir(&config.state_dir)?;

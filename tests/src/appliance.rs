@@ -18,6 +18,10 @@ use crate::wait::wait_until;
 
 const START_LIMIT: Duration = Duration::from_secs(20);
 pub(crate) const LOG: &str = "appliance.log";
+/// Image Factory's schematic without customization; `make images` puts the stand-in system there.
+const SCHEMATIC: &str = "376567988ad370138ad8b2698212367b8edcb69b5fd68c80be1f2ec7d603b4ba";
+/// The Talos version that the stand-in system stands for.
+pub const TALOS_VERSION: &str = "v1.13.9";
 
 /// What to run and with which files.
 #[derive(Debug, Clone)]
@@ -35,7 +39,7 @@ impl ApplianceSpec {
         Self { binary: binary.into(), assets: assets.into(), extra: String::new(), env: Vec::new() }
     }
 
-    /// Appends TOML to the config; a table of the base config must not be opened again.
+    /// Appends TOML to the config. Its last open table is `[agent]`; no table of it may be opened again.
     #[must_use]
     pub fn config(mut self, toml: &str) -> Self {
         self.extra.push_str(toml);
@@ -59,19 +63,17 @@ fn config_text(state: &Path, assets: &Path, power: &Path, extra: &str) -> String
          [api]\n\
          advertise_address = \"{APPLIANCE_ADDRESS}\"\n\
          port = 50042\n\
+         power_mgmt_state_dir = \"{power}\"\n\
          \n\
          [netboot]\n\
-         interface = \"eth0\"\n\
+         dhcp_proxy_iface = \"eth0\"\n\
          ipxe_dir = \"/usr/lib/ipxe\"\n\
          \n\
          [boot]\n\
          assets_path = \"{assets}\"\n\
          \n\
-         [power]\n\
-         api_state_dir = \"{power}\"\n\
-         \n\
-         [hub]\n\
-         enabled = true\n\
+         [agent]\n\
+         test_mode = true\n\
          {extra}"
     )
 }

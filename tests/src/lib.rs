@@ -37,7 +37,7 @@ mod wait;
 
 use std::time::Duration;
 
-pub use appliance::{Appliance, ApplianceSpec};
+pub use appliance::{Appliance, ApplianceSpec, TALOS_VERSION};
 pub use bed::Bed;
 pub use journal::{Entry, Journal};
 pub use kernel::Kernel;

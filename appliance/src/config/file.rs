@@ -58,7 +58,7 @@ pub struct Api {
 #[serde(deny_unknown_fields, default)]
 pub struct Netboot {
     /// Interface that answers DHCP; the one that has the advertised address when absent.
-    pub dhcp_proxy_iface: Option<String>,
+    pub dhcp_proxy_iface_or_ip: Option<String>,
     /// Switches ProxyDHCP off.
     pub disable_dhcp_proxy: bool,
     /// Directory of iPXE binaries.
