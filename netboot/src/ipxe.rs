@@ -281,7 +281,13 @@ pub fn disk_script(method: DiskMethod) -> Option<Script> {
 ///
 /// [`ScriptError::TooLong`] when the arguments do not fit a kernel's command line.
 pub fn agent_script(base: BaseUrl, arch: Arch, args: &KernelArgs) -> Result<Script, ScriptError> {
-    linux(&format!("{base}/assets"), &format!("kernel-{arch}"), &format!("initramfs-metal-{arch}.xz"), args)
+    linux(
+        base,
+        &format!("{base}/assets"),
+        &format!("kernel-{arch}"),
+        &format!("initramfs-metal-{arch}.xz"),
+        args,
+    )
 }
 
 /// Boots a Talos image of Image Factory from the asset cache.
@@ -299,20 +305,35 @@ pub fn talos_script(
 ) -> Result<Script, ScriptError> {
     let (schematic, version) = (Word::file_name(schematic)?, Word::file_name(version)?);
     let folder = format!("{base}/image/{schematic}/{version}");
-    linux(&folder, &format!("kernel-{arch}"), &format!("initramfs-{arch}.xz"), args)
+    linux(base, &folder, &format!("kernel-{arch}"), &format!("initramfs-{arch}.xz"), args)
 }
 
-/// The kernel is told its initramfs by name: the EFI build of 2019 does not hand it over otherwise.
-fn linux(folder: &str, kernel: &str, initrd: &str, args: &KernelArgs) -> Result<Script, ScriptError> {
+/// The kernel is told its initramfs by name: the EFI build of 2019 does not hand it over otherwise. What fails
+/// half-way (the appliance restarted) is started over; leaving iPXE would strand a machine with empty disks.
+fn linux(
+    base: BaseUrl,
+    folder: &str,
+    kernel: &str,
+    initrd: &str,
+    args: &KernelArgs,
+) -> Result<Script, ScriptError> {
     let args = KernelArgs::new().arg(&format!("initrd={initrd}"))?.and(args);
     if args.len() > COMMAND_LINE_MAX {
         return Err(ScriptError::TooLong(args.len()));
     }
+    let or_start_over = |command: Command| Command::Otherwise(Box::new(command), "goto failed");
+    let kernel = Command::Kernel { url: Word::new(format!("{folder}/{kernel}"))?, args };
+    let initrd = Command::Initrd(Word::new(format!("{folder}/{initrd}"))?);
+    let init = Command::Chain(Word::new(format!("{base}/ipxe/init.ipxe"))?);
     Ok(Script::new()
         .command(Command::Imgfree)
-        .command(Command::Kernel { url: Word::new(format!("{folder}/{kernel}"))?, args })
-        .command(Command::Initrd(Word::new(format!("{folder}/{initrd}"))?))
-        .command(Command::Boot))
+        .command(or_start_over(kernel))
+        .command(or_start_over(initrd))
+        .command(or_start_over(Command::Boot))
+        .command(Command::Fixed(":failed"))
+        .command(Command::Fixed("echo This did not start, asking again"))
+        .command(Command::Fixed("sleep 5"))
+        .command(Command::Otherwise(Box::new(init), "reboot")))
 }
 
 #[cfg(test)]
