@@ -79,26 +79,19 @@ pub struct Hub {
 }
 
 impl Hub {
-    /// Opens the hub on a store and creates what must be there; what is there already stays.
+    /// Opens the hub on a store and creates what must be there; what is there already stays. Everything that
+    /// happens is told to `observer`, which must not block.
     ///
     /// # Errors
     /// When the configuration is not usable or the store refuses.
-    pub async fn open(config: HubConfig, state: Arc<dyn State>) -> Result<Self, OpenError> {
+    pub async fn open(
+        config: HubConfig,
+        state: Arc<dyn State>,
+        observer: Observer,
+    ) -> Result<Self, OpenError> {
         let store = store::Store::new(state);
         setup::prepare(&config, &store).await?;
-        Ok(Self {
-            config: Arc::new(config),
-            store,
-            observer: Arc::new(|_| {}),
-            clock: Arc::new(SystemTime::now),
-        })
-    }
-
-    /// Tells everything that happens to this function, which must not block.
-    #[must_use]
-    pub fn with_observer(mut self, observer: Observer) -> Self {
-        self.observer = observer;
-        self
+        Ok(Self { config: Arc::new(config), store, observer, clock: Arc::new(SystemTime::now) })
     }
 
     /// Takes the time from this function.

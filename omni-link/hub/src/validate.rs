@@ -11,6 +11,7 @@ use provider::resources::{LABEL_CLUSTER, ResourceSpec};
 use provider::specs::infra_machine_config_spec::{AcceptanceStatus, MachinePowerState};
 use provider::specs::{
     ClusterSpec, InfraMachineConfigSpec, InfraMachineSpec, InfraMachineStatusSpec, MachineSetNodeSpec,
+    SiderolinkSpec,
 };
 
 use crate::store::{Store, Typed, decode, kind};
@@ -41,7 +42,8 @@ pub fn validate_config_change(
 /// A [`State`] that checks what users write before it is stored: what the hub offers to operators.
 ///
 /// Checked are machine configurations (acceptance is final), allocations (only an accepted machine that is
-/// ready, to a cluster that exists) and the removal of clusters in use. Everything else passes.
+/// ready, to a cluster that exists) and the removal of clusters in use. Everything else passes. A destroy of
+/// an allocation or a link that the controller still holds is taken as its teardown.
 pub struct ValidatedState {
     inner: Arc<dyn State>,
     store: Store,
@@ -101,6 +103,11 @@ impl ValidatedState {
         let machine = self.store.find::<InfraMachineSpec>(id).await?;
         let status = self.store.find::<InfraMachineStatusSpec>(id).await?;
         allocatable(id, machine.as_ref(), status.as_ref()).map_err(StateError::InvalidArgument)
+    }
+
+    fn controlled(pointer: &Pointer) -> bool {
+        let of = pointer.kind();
+        of == kind::<MachineSetNodeSpec>() || of == kind::<SiderolinkSpec>()
     }
 
     async fn check_removal(&self, pointer: &Pointer) -> Result<(), StateError> {
@@ -184,7 +191,14 @@ impl State for ValidatedState {
 
     async fn destroy(&self, pointer: &Pointer, owner: &str) -> Result<(), StateError> {
         self.check_removal(pointer).await?;
-        self.inner.destroy(pointer, owner).await
+        match self.inner.destroy(pointer, owner).await {
+            // To destroy an allocation or a link is to ask for the release or the removal of the machine: the
+            // controller destroys it once it has done what comes before.
+            Err(StateError::PendingFinalizers(_)) if Self::controlled(pointer) => {
+                self.inner.teardown(pointer, owner).await.map(|_| ())
+            }
+            result => result,
+        }
     }
 
     async fn teardown(&self, pointer: &Pointer, owner: &str) -> Result<bool, StateError> {
