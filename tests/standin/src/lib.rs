@@ -9,5 +9,7 @@
 //! Drivers: `main.rs` is PID 1; `bin/standin-image.rs` builds the disk image that it installs.
 
 pub mod disk;
+pub mod events;
+pub mod install;
 pub mod state;
 pub mod uki;
