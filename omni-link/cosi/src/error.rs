@@ -133,3 +133,6 @@ impl From<StateError> for Status {
         Status::new(error.code(), error.to_string())
     }
 }
+
+#[cfg(test)]
+mod tests;

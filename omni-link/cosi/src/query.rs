@@ -72,7 +72,7 @@ impl LabelTerm {
 
     /// The opposite.
     #[must_use]
-    pub fn not(mut self) -> Self {
+    pub fn inverted(mut self) -> Self {
         self.invert = !self.invert;
         self
     }

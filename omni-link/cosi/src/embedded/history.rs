@@ -128,3 +128,6 @@ impl Shared {
         self.published.clone()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -114,15 +114,13 @@ fn commit(store: &Store, clock: &Clock, ops: Vec<Op>) -> Result<Done, redb::Erro
     {
         let mut resources = write.open_table(RESOURCES)?;
         for op in ops {
-            match decide(&resources, op, clock()) {
-                Err(refusal) => answers.push(Err(refusal)),
-                Ok(Decision::Keep(resource)) => answers.push(Ok(resource)),
-                Ok(Decision::Change(mut change)) => {
-                    change.bytes = store_change(&mut resources, &change)?;
-                    answers.push(Ok(change.resource.clone()));
-                    changes.push(change);
-                }
+            let answer = decide(&resources, op, clock());
+            if let Ok(Decision { change: Some(typ), resource, old }) = &answer {
+                let bytes = store_change(&mut resources, *typ, resource)?;
+                let (resource, old) = (resource.clone(), old.clone());
+                changes.push(Change { typ: *typ, resource, old, bytes });
             }
+            answers.push(answer.map(|decision| decision.resource));
         }
         let mut numbers = write.open_table(NUMBERS)?;
         before = numbers.get(REVISION)?.map_or(0, |revision| revision.value());
@@ -138,27 +136,30 @@ fn commit(store: &Store, clock: &Clock, ops: Vec<Op>) -> Result<Done, redb::Erro
     Ok(Done { answers, before, changes })
 }
 
-/// Answers what the change weighs in the history.
+/// Answers what the change weighs in the history, where most hold the resource twice.
 fn store_change(
     resources: &mut Table<'_, Key, &'static [u8]>,
-    change: &Change,
+    typ: EventType,
+    resource: &Resource,
 ) -> Result<usize, redb::StorageError> {
-    let pointer = change.resource.pointer();
+    let pointer = resource.pointer();
     let key = (pointer.namespace.as_str(), pointer.typ.as_str(), pointer.id.as_str());
-    let encoded = store::encode(&change.resource);
-    if change.typ == EventType::Destroyed {
+    let encoded = store::encode(resource);
+    if typ == EventType::Destroyed {
         resources.remove(key)?;
     } else {
         resources.insert(key, encoded.as_slice())?;
     }
-    Ok(if change.old.is_some() { 2 * encoded.len() } else { encoded.len() })
+    Ok(2 * encoded.len())
 }
 
 /// What a write comes to.
-enum Decision {
-    /// Nothing is to be done: the resource is so already.
-    Keep(Resource),
-    Change(Change),
+struct Decision {
+    /// `Created`, `Updated` or `Destroyed`; `None` when the resource is as asked already.
+    change: Option<EventType>,
+    resource: Resource,
+    /// What an update replaces.
+    old: Option<Resource>,
 }
 
 fn decide(
@@ -184,7 +185,7 @@ fn decide(
             let current = store::read(resources, &pointer)?.ok_or_else(|| store::not_found(&pointer))?;
             if current.is_tearing_down() {
                 check_owner(&current, &owner)?;
-                return Ok(Decision::Keep(current));
+                return Ok(Decision { change: None, resource: current, old: None });
             }
             let mut torn = current.clone();
             torn.metadata.phase = Phase::TearingDown;
@@ -212,7 +213,7 @@ fn create(
     new.metadata.version = Version::Number(1);
     new.metadata.created = now;
     check_size(&new)?;
-    Ok(Decision::Change(Change { typ: EventType::Created, resource: new, old: None, bytes: 0 }))
+    Ok(Decision { change: Some(EventType::Created), resource: new, old: None })
 }
 
 /// The order of the checks is the peer's: owner, version, phase.
@@ -241,7 +242,7 @@ fn update(
     new.metadata.created = current.metadata.created;
     new.metadata.updated = now;
     check_size(&new)?;
-    Ok(Decision::Change(Change { typ: EventType::Updated, resource: new, old: Some(current), bytes: 0 }))
+    Ok(Decision { change: Some(EventType::Updated), resource: new, old: Some(current) })
 }
 
 fn destroy(current: Resource, owner: &str) -> Result<Decision, StateError> {
@@ -251,7 +252,7 @@ fn destroy(current: Resource, owner: &str) -> Result<Decision, StateError> {
         let text = format!("resource {} has pending finalizers {held}", current.pointer());
         return Err(StateError::PendingFinalizers(text));
     }
-    Ok(Decision::Change(Change { typ: EventType::Destroyed, resource: current, old: None, bytes: 0 }))
+    Ok(Decision { change: Some(EventType::Destroyed), resource: current, old: None })
 }
 
 fn check_owner(current: &Resource, owner: &str) -> Result<(), StateError> {

@@ -7,6 +7,6 @@
 /// Package `cosi.resource`: envelope of a resource, and the service `State`.
 pub mod resource {
     #![allow(missing_docs, reason = "generated; the protobuf files carry the comments")]
-    #![allow(clippy::all, reason = "generated")]
+    #![allow(clippy::all, clippy::allow_attributes_without_reason, reason = "generated")]
     tonic::include_proto!("cosi.resource");
 }

@@ -232,9 +232,9 @@ pub(crate) async fn a_list_takes_label_queries(state: &dyn State) {
         (&[], &["eight", "plain", "seven"]),
         (&[query(&[])], &["eight", "plain", "seven"]),
         (&[query(&[LabelTerm::exists("rack")])], &["eight", "seven"]),
-        (&[query(&[LabelTerm::exists("rack").not()])], &["plain"]),
+        (&[query(&[LabelTerm::exists("rack").inverted()])], &["plain"]),
         (&[query(&[LabelTerm::equal("rack", "7")])], &["seven"]),
-        (&[query(&[LabelTerm::equal("rack", "7").not()])], &["eight", "plain"]),
+        (&[query(&[LabelTerm::equal("rack", "7").inverted()])], &["eight", "plain"]),
         (&[query(&[term(LabelOp::In, &["6", "8"], false)])], &["eight"]),
         (&[query(&[term(LabelOp::Less, &["8"], false)])], &["seven"]),
         (&[query(&[term(LabelOp::LessOrEqual, &["8"], false)])], &["eight", "seven"]),
@@ -242,7 +242,7 @@ pub(crate) async fn a_list_takes_label_queries(state: &dyn State) {
         (&[query(&[term(LabelOp::LessOrEqualNumeric, &["7"], true)])], &["eight", "plain"]),
         (&[query(&[LabelTerm::exists("rack"), LabelTerm::exists("hot")])], &["eight"]),
         (
-            &[query(&[LabelTerm::exists("hot")]), query(&[LabelTerm::exists("rack").not()])],
+            &[query(&[LabelTerm::exists("hot")]), query(&[LabelTerm::exists("rack").inverted()])],
             &["eight", "plain"],
         ),
     ];
@@ -270,7 +270,7 @@ pub(crate) async fn a_list_takes_id_queries(state: &dyn State) {
     }
     let both = ListOptions {
         id_query: Some("^node".into()),
-        ..ListOptions::labels(LabelQuery::new([LabelTerm::exists("node-1").not()]))
+        ..ListOptions::labels(LabelQuery::new([LabelTerm::exists("node-1").inverted()]))
     };
     assert_eq!(ids(&state.list(&kind(), &both).await.unwrap()), ["node-22"]);
 }

@@ -1,6 +1,6 @@
 //! States to test against.
-#![allow(dead_code, reason = "each test file uses its part")]
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -52,22 +52,20 @@ impl Drop for Remote {
     }
 }
 
-impl Remote {
-    pub(crate) async fn stop(&mut self) {
-        self.server.abort();
-        let _ = (&mut self.server).await;
-    }
+/// Serves a state on a unix socket, in the runtime of the caller.
+pub(crate) fn serve(path: &Path, state: impl State + 'static) -> tokio::task::JoinHandle<()> {
+    let listener = UnixListener::bind(path).unwrap();
+    let service = StateService::new(state).into_server();
+    tokio::spawn(async move {
+        let incoming = UnixListenerStream::new(listener);
+        Server::builder().add_service(service).serve_with_incoming(incoming).await.unwrap();
+    })
 }
 
 pub(crate) async fn remote(state: impl State + 'static) -> Remote {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("state.sock");
-    let listener = UnixListener::bind(&path).unwrap();
-    let service = StateService::new(state).into_server();
-    let server = tokio::spawn(async move {
-        let incoming = UnixListenerStream::new(listener);
-        Server::builder().add_service(service).serve_with_incoming(incoming).await.unwrap();
-    });
+    let server = serve(&path, state);
     let channel = cosi::client::channel_unix(&path).await.unwrap();
     let state = GrpcState::connect_unix(&path).await.unwrap();
     Remote { state, channel, server, _folder: folder }

@@ -1,20 +1,16 @@
 //! Every rule of the store, held by the embedded one and by the same one behind client and server.
 
-#[path = "conformance/rules.rs"]
 mod rules;
-#[path = "support.rs"]
-mod support;
-#[path = "conformance/watches.rs"]
 mod watches;
 
 macro_rules! conformance {
     ($($group:ident::$rule:ident,)*) => {
         mod embedded {
-            $(#[tokio::test] async fn $rule() { super::$group::$rule(&super::support::embedded()).await; })*
+            $(#[tokio::test] async fn $rule() { super::$group::$rule(&crate::support::embedded()).await; })*
         }
         mod over_grpc {
             $(#[tokio::test] async fn $rule() {
-                let remote = super::support::remote(super::support::embedded()).await;
+                let remote = crate::support::remote(crate::support::embedded()).await;
                 super::$group::$rule(&remote.state).await;
             })*
         }
