@@ -66,11 +66,12 @@ fn config_text(state: &Path, assets: &Path, power: &Path, extra: &str) -> String
          power_mgmt_state_dir = \"{power}\"\n\
          \n\
          [netboot]\n\
-         dhcp_proxy_iface = \"eth0\"\n\
+         dhcp_proxy_iface_or_ip = \"eth0\"\n\
          ipxe_dir = \"/usr/lib/ipxe\"\n\
          \n\
          [boot]\n\
          assets_path = \"{assets}\"\n\
+         schematic = \"{SCHEMATIC}\"\n\
          \n\
          [agent]\n\
          test_mode = true\n\

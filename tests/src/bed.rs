@@ -106,15 +106,24 @@ impl Bed {
     }
 }
 
+impl Bed {
+    /// The ends of all logs, for whoever has to find out why something failed.
+    #[must_use]
+    pub fn report(&self) -> String {
+        let log = |title: &str, text: &str| format!("--- {title}\n{text}\n");
+        let machines = self.machines();
+        let consoles =
+            machines.iter().map(|m| log(&format!("console of {}", m.name()), &m.console().tail(25)));
+        let router = log("router", &tail(&self.router_log(), 25));
+        let appliance = std::fs::read_to_string(self.dir().join(crate::appliance::LOG)).unwrap_or_default();
+        consoles.chain([router, log("appliance", &tail(&appliance, 60))]).collect()
+    }
+}
+
 impl Drop for Bed {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            for machine in self.machines() {
-                eprintln!("--- console of {}\n{}", machine.name(), machine.console().tail(25));
-            }
-            eprintln!("--- router\n{}", tail(&self.router_log(), 25));
-            let appliance = std::fs::read_to_string(self.dir().join(crate::appliance::LOG));
-            eprintln!("--- appliance\n{}", tail(&appliance.unwrap_or_default(), 60));
+            eprintln!("{}", self.report());
         }
         self.remains.clear();
     }

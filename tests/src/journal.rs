@@ -38,9 +38,25 @@ pub struct Entry {
     /// What the step says beyond that.
     #[serde(flatten)]
     pub details: Map<String, Value>,
+    /// What the journal itself would print, when it is an event this version knows.
+    #[serde(skip)]
+    text: Option<String>,
 }
 
 impl Entry {
+    fn parse(line: &str) -> serde_json::Result<Self> {
+        let mut entry: Self = serde_json::from_str(line)?;
+        let event = serde_json::from_str::<netboot::journal::Event>(line);
+        entry.text = event.ok().map(|event| event.step.to_string());
+        Ok(entry)
+    }
+
+    /// Its place in the journal, which outlives restarts of the appliance.
+    #[must_use]
+    pub fn seq(&self) -> Option<u64> {
+        self.details.get("seq")?.as_u64()
+    }
+
     /// True when it is about that machine.
     #[must_use]
     pub fn is_of(&self, machine: &Machine) -> bool {
@@ -60,6 +76,9 @@ impl Entry {
 
 impl fmt::Display for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(text) = &self.text {
+            return f.write_str(text);
+        }
         write!(f, "{}", self.step.replace('_', " "))?;
         let told = self.details.keys().filter(|name| *name != "seq");
         told.map(|name| (name, self.detail(name)))
@@ -169,9 +188,10 @@ impl Shared {
     /// Reads until the follower ends, and reaps it.
     fn read(&self, output: ChildStdout, told: &mut HashSet<String>) {
         for line in BufReader::new(output).lines().map_while(Result::ok) {
-            match serde_json::from_str::<Entry>(&line) {
+            match Entry::parse(&line) {
                 Ok(entry) => {
-                    if told.insert(format!("{} {:?} {entry}", entry.at_ms, entry.mac)) {
+                    let name = entry.seq().map_or_else(|| line.clone(), |seq| seq.to_string());
+                    if told.insert(name) {
                         self.entries.change(|entries| entries.push(entry));
                     }
                 }

@@ -171,9 +171,9 @@ fn the_power_switch_does_what_the_appliance_orders() {
     assert_eq!(order("GET", "/status"), (200, r#"{"PoweredOn":true}"#.into()));
     let firmware_starts =
         || machine.console().lines().iter().filter(|line| line.text.contains("SeaBIOS")).count();
-    wait_until(SOON, "the firmware", || (firmware_starts() == 1).then_some(())).unwrap();
+    wait_until(SOON, "the firmware", || (firmware_starts() >= 1).then_some(())).unwrap();
     assert_eq!(order("POST", "/reboot").0, 200);
-    wait_until(SOON, "a second start of the firmware", || (firmware_starts() == 2).then_some(())).unwrap();
+    wait_until(SOON, "a second start of the firmware", || (firmware_starts() >= 2).then_some(())).unwrap();
     assert_eq!(machine.power_cycles(), 1, "a reset is no power cycle");
     assert_eq!(order("POST", "/poweroff").0, 200);
     machine.wait_power(SOON, false).unwrap();

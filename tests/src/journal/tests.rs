@@ -7,10 +7,17 @@ use super::*;
 fn an_entry_reads_as_one_line_and_keeps_its_details() {
     let line =
         r#"{"at_ms":5,"mac":"52:54:00:88:00:01","uuid":null,"step":"dhcp_offer","file":"snp.efi","port":67}"#;
-    let entry: Entry = serde_json::from_str(line).unwrap();
-    assert_eq!(entry.to_string(), "dhcp offer file=snp.efi port=67");
+    let entry = Entry::parse(line).unwrap();
+    assert_eq!(entry.to_string(), "was offered snp.efi (port 67)");
     assert_eq!(entry.detail("file"), "snp.efi");
     assert_eq!(entry.detail("reason"), "");
+}
+
+#[test]
+fn a_step_of_another_version_is_shown_as_it_is() {
+    let entry = Entry::parse(r#"{"at_ms":5,"step":"tea_served","cups":2,"seq":7}"#).unwrap();
+    assert_eq!(entry.to_string(), "tea served cups=2");
+    assert_eq!(entry.seq(), Some(7));
 }
 
 #[test]
