@@ -1,7 +1,10 @@
 //! What other clients see of the service on the wire: codes, empty messages, API versions.
 
 use cosi::client::GrpcState;
-use cosi::{State, StateError, WatchOptions, WatchTarget};
+use cosi::{
+    EventStream, Kind, ListOptions, Pointer, Resource, State, StateError, UpdateOptions, Version,
+    WatchOptions, WatchTarget,
+};
 use cosi_wire::resource as wire;
 use tonic::codec::CompressionEncoding;
 use tonic::transport::Channel;
@@ -161,7 +164,7 @@ async fn an_api_version_0_client_that_falls_behind_gets_a_status() {
         state.create(machine(&format!("{number}")), "").await.unwrap();
     }
     // One change with a spec that the buffers of the connection do not hold, so that the server waits.
-    let large = |id: &str| cosi::Resource::new(NAMESPACE, TYPE, id, vec![0; 1 << 20]);
+    let large = |id: &str| Resource::new(NAMESPACE, TYPE, id, vec![0; 128 << 10]);
     let remote = remote(state.clone()).await;
     let mut messages = client(&remote).watch(watch(0, Default::default())).await.unwrap().into_inner();
     messages.message().await.unwrap().unwrap();
@@ -252,10 +255,10 @@ async fn gzip_is_taken_and_large_lists_come_whole() {
     zipped.create(create("a")).await.unwrap();
     // Together more than an aggregated item takes.
     for number in 0..8 {
-        let large = cosi::Resource::new(NAMESPACE, TYPE, format!("{number}"), vec![1; 1 << 20]);
+        let large = Resource::new(NAMESPACE, TYPE, format!("{number}"), vec![1; 1 << 20]);
         remote.state.create(large, "").await.unwrap();
     }
-    assert_eq!(remote.state.list(&kind(), &cosi::ListOptions::default()).await.unwrap().len(), 9);
+    assert_eq!(remote.state.list(&kind(), &ListOptions::default()).await.unwrap().len(), 9);
     let options = WatchOptions { bootstrap_contents: true, aggregated: true, ..WatchOptions::default() };
     let mut events = Events::of(remote.state.watch(&WatchTarget::kind(kind()), &options).await.unwrap());
     for _ in 0..9 {
@@ -300,6 +303,58 @@ async fn a_server_that_is_gone_is_unavailable_until_it_is_back() {
 async fn a_socket_that_is_not_there_is_named() {
     let error = GrpcState::connect_unix("/nonexistent/state.sock").await.unwrap_err();
     assert!(error.to_string().contains("/nonexistent/state.sock"));
+}
+
+/// Stands for a server from before the teardown call.
+struct Old(cosi::embedded::EmbeddedState);
+
+#[tonic::async_trait]
+impl State for Old {
+    async fn get(&self, pointer: &Pointer) -> Result<Resource, StateError> {
+        self.0.get(pointer).await
+    }
+
+    async fn list(&self, kind: &Kind, options: &ListOptions) -> Result<Vec<Resource>, StateError> {
+        self.0.list(kind, options).await
+    }
+
+    async fn create(&self, resource: Resource, owner: &str) -> Result<Resource, StateError> {
+        self.0.create(resource, owner).await
+    }
+
+    async fn update(&self, resource: Resource, options: &UpdateOptions) -> Result<Resource, StateError> {
+        self.0.update(resource, options).await
+    }
+
+    async fn destroy(&self, pointer: &Pointer, owner: &str) -> Result<(), StateError> {
+        self.0.destroy(pointer, owner).await
+    }
+
+    async fn teardown(&self, _: &Pointer, _: &str) -> Result<bool, StateError> {
+        Err(StateError::Unimplemented("unknown method Teardown".into()))
+    }
+
+    async fn watch(&self, target: &WatchTarget, options: &WatchOptions) -> Result<EventStream, StateError> {
+        self.0.watch(target, options).await
+    }
+}
+
+#[tokio::test]
+async fn teardown_works_with_a_server_that_lacks_the_call() {
+    let remote = remote(Old(embedded())).await;
+    let mut held = machine("a");
+    held.insert_finalizer("agent");
+    remote.state.create(held, OWNER).await.unwrap();
+    for _ in 0..2 {
+        assert!(!remote.state.teardown(&pointer("a"), OWNER).await.unwrap());
+        let torn = remote.state.get(&pointer("a")).await.unwrap();
+        assert!(torn.is_tearing_down());
+        assert_eq!(torn.metadata.version, Version::Number(2));
+    }
+    let error = remote.state.teardown(&pointer("b"), OWNER).await.unwrap_err();
+    assert!(error.is_not_found(), "{error:?}");
+    cosi::remove_finalizer(&remote.state, &pointer("a"), "agent").await.unwrap();
+    cosi::teardown_and_destroy(&remote.state, &pointer("a"), OWNER).await.unwrap();
 }
 
 /// Stands for a channel that signs its calls.
