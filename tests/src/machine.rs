@@ -102,7 +102,8 @@ impl Machine {
         let tap = format!("tap{number}");
         net.add_tap(&tap)?;
         // No two bytes alike at the front, so that a swapped UUID shows.
-        let uuid = Uuid::from_u128(0xb007_1ace_8801_4e0f_a000_5254_0088_0000 | u128::from(number));
+        let own = Uuid::from_u128(0xb007_1ace_8801_4e0f_a000_5254_0088_0000 | u128::from(number));
+        let uuid = spec.uuid.unwrap_or(own);
         let mac = format!("52:54:00:88:00:{number:02x}");
         let (orders, received) = mpsc::channel();
         let inner = Inner {

@@ -90,11 +90,9 @@ fn tell(bed: &Bed, args: &Args) -> Result<()> {
     // Meanwhile somebody presses reset on the rejected one.
     http.reboot()?;
     journal.wait_step(LIMIT, &bios, "installed")?;
-    journal.wait(LIMIT, "boot from disk", |e| {
-        e.is_of(&bios) && e.step == "os_booted" && e.detail("from") == "disk"
-    })?;
-    journal.wait(LIMIT, "rejected machine told to boot its disk", |entry| {
-        entry.is_of(&http) && entry.step == "script_served" && entry.detail("mode") == "disk"
+    bios.console().wait(LIMIT, "standin: running from disk")?;
+    journal.wait(LIMIT, "rejected machine sent to its disk", |entry| {
+        entry.is_of(&http) && entry.step == "script_served" && entry.detail("mode") == "talos-disk"
     })?;
     let untouched = before.first_change()?;
     ensure!(

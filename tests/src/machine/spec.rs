@@ -6,6 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use uuid::Uuid;
 
 /// Which firmware a machine starts with, and how that boots from the network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,6 +87,7 @@ pub struct MachineSpec {
     pub(crate) disks: Vec<DiskSpec>,
     pub(crate) nic: Nic,
     pub(crate) boot_order: BootOrder,
+    pub(crate) uuid: Option<Uuid>,
 }
 
 impl MachineSpec {
@@ -99,6 +101,7 @@ impl MachineSpec {
             disks: Vec::new(),
             nic: Nic::Virtio,
             boot_order: BootOrder::NetworkFirst,
+            uuid: None,
         }
     }
 
@@ -113,6 +116,13 @@ impl MachineSpec {
     #[must_use]
     pub fn memory_mib(mut self, mib: u32) -> Self {
         self.memory_mib = mib;
+        self
+    }
+
+    /// Sets the SMBIOS UUID, which by default is of this machine alone; vendors do ship duplicates.
+    #[must_use]
+    pub fn uuid(mut self, uuid: Uuid) -> Self {
+        self.uuid = Some(uuid);
         self
     }
 
