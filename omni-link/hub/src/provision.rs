@@ -20,7 +20,7 @@ use agent_wire::link::{ProvisionRequest, ProvisionResponse};
 use agent_wire::token::NodeUniqueToken;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use cosi::{Metadata, Missing, StateError};
+use cosi::{Metadata, Missing, Phase, StateError};
 use provider::resources::{
     ANNOTATION_FORCE_VALID_TOKEN, INFRA_MACHINE_OWNER, LABEL_INFRA_PROVIDER_ID, LABEL_MACHINE_REQUEST,
     SIDEROLINK_CONFIG_ID,
@@ -225,14 +225,16 @@ impl Hub {
                 // only for a machine that may create one, which `may_change` sees too.
                 match &verdict {
                     Err(Verdict::Create) => Err(StateError::NotFound(request.machine.clone())),
-                    Ok(()) | Err(Verdict::Conflict(_) | Verdict::Refused) => Ok(()),
+                    Ok(()) | Err(Verdict::Conflict(_) | Verdict::Refused | Verdict::TearingDown) => Ok(()),
                 }
             })
             .await;
         match (verdict, result) {
             (Err(Verdict::Conflict(reason)), _) => Ok(Established::Conflict { reason }),
             (Err(Verdict::Refused | Verdict::Create), _) => Err(ProvisionError::Unauthorized),
-            (Ok(()), Err(StateError::PhaseConflict(_))) => Err(ProvisionError::TearingDown),
+            (Err(Verdict::TearingDown), _) | (Ok(()), Err(StateError::PhaseConflict(_))) => {
+                Err(ProvisionError::TearingDown)
+            }
             (Ok(()), Err(error)) => Err(error.into()),
             (Ok(()), Ok(resource)) => Ok(Established::Link(crate::store::decode(&resource)?)),
         }
@@ -301,6 +303,8 @@ enum Verdict {
     Conflict(String),
     /// The right hardware without the right token, and Talos is installed there.
     Refused,
+    /// It is being removed.
+    TearingDown,
     /// There is no link (any more), and without a join token none is made.
     Create,
 }
@@ -344,6 +348,9 @@ impl Request {
     ) -> Result<(), Verdict> {
         if metadata.version == cosi::Version::Undefined {
             return if context.joined_with.is_some() { Ok(()) } else { Err(Verdict::Create) };
+        }
+        if metadata.phase == Phase::TearingDown {
+            return Err(Verdict::TearingDown);
         }
         if link.node_unique_token.is_empty() {
             return if context.joined_with.is_some() { Ok(()) } else { Err(Verdict::Refused) };
