@@ -1,0 +1,133 @@
+//! HTTP/1.1 and HTTP/2 without TLS on one port.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::ConnectInfo;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use nix::sys::socket::{setsockopt, sockopt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tower::Service;
+
+/// Connections at once; further ones wait in the kernel's queue. A machine that boots holds one or two, one
+/// with an agent one more, so this is the better part of a thousand machines at the same moment.
+pub const MAX_CONNECTIONS: usize = 1024;
+/// How long a new connection may take to say its first whole request, and an open HTTP/1 connection its next.
+/// Firmware sends it with its first packets.
+pub const FIRST_REQUEST: Duration = Duration::from_secs(15);
+/// How long running answers are waited for at the end.
+pub const DRAIN: Duration = Duration::from_secs(5);
+
+/// How often an HTTP/2 connection is asked whether it lives, and how long it may think about it. Reverse
+/// tunnels of agents are such connections: they are to be noticed as gone within a minute.
+const PING: Duration = Duration::from_secs(20);
+/// Bytes sent and not acknowledged may wait so long before the connection counts as dead: a machine that was
+/// switched off in the middle of a download.
+const UNACKNOWLEDGED_MS: u32 = 60_000;
+/// Bytes of an HTTP/1 head, and of a body on its way out, above which no more is taken.
+const BUFFER: usize = 64 << 10;
+/// HTTP/2 streams of one connection: the reverse tunnel is one, tools open a few.
+const MAX_STREAMS: u32 = 128;
+/// Before another try when the process is out of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves the router until `shutdown`, then lets running answers end for [`DRAIN`].
+#[tracing::instrument(name = "http", skip_all)]
+pub async fn serve(listener: TcpListener, router: Router, shutdown: CancellationToken) {
+    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut connections = JoinSet::new();
+    loop {
+        // Cancel-safe: a permit not taken is given back, accept and join_next lose nothing when dropped.
+        let (accepted, slot) = tokio::select! {
+            () = shutdown.cancelled() => break,
+            Some(_) = connections.join_next() => continue,
+            both = async {
+                let slot = slots.clone().acquire_owned().await.expect("the semaphore is never closed");
+                (listener.accept().await, slot)
+            } => both,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                let connection = connection(stream, peer, router.clone(), shutdown.clone());
+                connections.spawn(async move {
+                    connection.await;
+                    drop(slot);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    drop(listener);
+    let drained = async { while connections.join_next().await.is_some() {} };
+    if tokio::time::timeout(DRAIN, drained).await.is_err() {
+        tracing::info!(connections = connections.len(), "connections are cut");
+        connections.shutdown().await;
+    }
+}
+
+async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, shutdown: CancellationToken) {
+    // Answers leave at once; a dead peer is noticed. Neither is worth refusing a connection for.
+    let _ = stream.set_nodelay(true);
+    let _ = setsockopt(&stream.as_fd(), sockopt::TcpUserTimeout, &UNACKNOWLEDGED_MS);
+    let asked = Arc::new(AtomicBool::new(false));
+    let service = {
+        let asked = asked.clone();
+        service_fn(move |request: hyper::Request<Incoming>| {
+            asked.store(true, Ordering::Relaxed);
+            let mut request = request.map(Body::new);
+            request.extensions_mut().insert(ConnectInfo(peer));
+            let mut router = router.clone();
+            async move { Ok::<_, Infallible>(router.call(request).await.unwrap_or_else(|never| match never {})) }
+        })
+    };
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(FIRST_REQUEST).max_buf_size(BUFFER);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(PING)
+        .keep_alive_timeout(PING)
+        .max_concurrent_streams(MAX_STREAMS);
+    let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
+    let mut first_request = pin!(tokio::time::sleep(FIRST_REQUEST));
+    let (mut ending, mut waiting) = (false, true);
+    loop {
+        // Cancel-safe: the connection is polled by reference, the others only wait.
+        tokio::select! {
+            result = connection.as_mut() => {
+                if let Err(error) = result {
+                    tracing::debug!(%peer, error, "connection broke");
+                }
+                return;
+            }
+            () = shutdown.cancelled(), if !ending => {
+                ending = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            // Covers what hyper's own timer does not: a client that has not shown which HTTP it speaks.
+            () = first_request.as_mut(), if waiting => {
+                if !asked.load(Ordering::Relaxed) {
+                    tracing::debug!(%peer, "no request in time");
+                    return;
+                }
+                waiting = false;
+            }
+        }
+    }
+}

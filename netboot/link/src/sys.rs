@@ -1,0 +1,118 @@
+//! The system calls that no safe crate offers: packet sockets with a filter.
+#![allow(unsafe_code, reason = "AF_PACKET addresses and classic BPF filters have no safe wrapper in nix")]
+
+use std::io;
+use std::mem::{size_of, zeroed};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::libc;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// One instruction of a classic BPF program.
+pub(crate) type Instruction = libc::sock_filter;
+
+/// `linux/if_packet.h`: frames that this host sends are not shown to the socket (Linux 4.20).
+const PACKET_IGNORE_OUTGOING: libc::c_int = 23;
+
+/// How a frame came to be seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FrameKind {
+    /// It is for this host, a group or everybody.
+    Ours,
+    /// It is from this host, or for another one.
+    Others,
+}
+
+/// A packet socket on one interface that shows whole Ethernet frames.
+#[derive(Debug)]
+pub(crate) struct PacketSocket(OwnedFd);
+
+impl PacketSocket {
+    /// Opens a non-blocking socket that sees the interface's IPv4 frames which pass the filter. Frames are
+    /// seen only once the filter stands.
+    pub(crate) fn open(interface: u32, filter: &[Instruction]) -> io::Result<Self> {
+        let kind = libc::SOCK_RAW | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+        // SAFETY: no pointers; the result is checked. Protocol 0 receives nothing until bind.
+        let fd = checked(unsafe { libc::socket(libc::AF_PACKET, kind, 0) })?;
+        // SAFETY: the descriptor is new and owned by nothing else.
+        let socket = Self(unsafe { OwnedFd::from_raw_fd(fd) });
+        attach_filter(&socket.0, filter)?;
+        // Old kernels do not know it; `receive` tells such frames apart as well.
+        let _ = set_option(&socket.0, libc::SOL_PACKET, PACKET_IGNORE_OUTGOING, &1_i32);
+        // SAFETY: all zero is a valid sockaddr_ll.
+        let mut address: libc::sockaddr_ll = unsafe { zeroed() };
+        address.sll_family = libc::AF_PACKET as u16;
+        address.sll_protocol = (libc::ETH_P_IP as u16).to_be();
+        address.sll_ifindex = i32::try_from(interface).map_err(io::Error::other)?;
+        let length = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+        // SAFETY: `address` is a sockaddr_ll of `length` bytes that outlives the call.
+        checked(unsafe { libc::bind(fd, (&raw const address).cast(), length) })?;
+        Ok(socket)
+    }
+
+    /// Lets the runtime tell when frames wait.
+    pub(crate) fn register(self) -> io::Result<AsyncFd<Self>> {
+        // SAFETY: `as_raw_fd` names the same descriptor for the whole life of the value, which owns it.
+        unsafe { AsyncFd::register_with_interest(self, Interest::READABLE) }.map_err(io::Error::from)
+    }
+
+    /// Takes one frame from the queue; a longer one is cut.
+    pub(crate) fn receive(&self, buffer: &mut [u8]) -> io::Result<(usize, FrameKind)> {
+        // SAFETY: all zero is a valid sockaddr_ll.
+        let mut from: libc::sockaddr_ll = unsafe { zeroed() };
+        let mut from_length = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+        // SAFETY: buffer and address are valid for writes of the lengths given, for the whole call.
+        let received = unsafe {
+            libc::recvfrom(
+                self.0.as_raw_fd(),
+                buffer.as_mut_ptr().cast(),
+                buffer.len(),
+                0,
+                (&raw mut from).cast(),
+                &raw mut from_length,
+            )
+        };
+        let length = usize::try_from(received).map_err(|_| io::Error::last_os_error())?;
+        let ours = [libc::PACKET_HOST, libc::PACKET_BROADCAST, libc::PACKET_MULTICAST];
+        let kind = if ours.contains(&from.sll_pkttype) { FrameKind::Ours } else { FrameKind::Others };
+        Ok((length, kind))
+    }
+
+    /// Sends one whole frame.
+    pub(crate) fn send(&self, frame: &[u8]) -> io::Result<()> {
+        // SAFETY: `frame` is valid for reads of its length for the whole call.
+        let sent = unsafe { libc::send(self.0.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
+        usize::try_from(sent).map(|_| ()).map_err(|_| io::Error::last_os_error())
+    }
+}
+
+impl AsRawFd for PacketSocket {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+/// Puts a classic BPF program before a socket's queue.
+pub(crate) fn attach_filter(socket: &impl AsRawFd, filter: &[Instruction]) -> io::Result<()> {
+    let program = libc::sock_fprog {
+        len: u16::try_from(filter.len()).map_err(io::Error::other)?,
+        // The kernel only reads; the field is not const in its header.
+        filter: filter.as_ptr().cast_mut(),
+    };
+    set_option(socket, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program)
+}
+
+fn set_option<T>(socket: &impl AsRawFd, level: i32, name: i32, value: &T) -> io::Result<()> {
+    let length = size_of::<T>() as libc::socklen_t;
+    // SAFETY: `value` is valid for reads of `length` bytes; the kernel copies what it keeps before it
+    // returns, the program that a sock_fprog points to as well (it outlives the call in `attach_filter`).
+    let result = unsafe {
+        libc::setsockopt(socket.as_raw_fd(), level, name, std::ptr::from_ref(value).cast(), length)
+    };
+    checked(result).map(|_| ())
+}
+
+fn checked(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
