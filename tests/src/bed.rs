@@ -86,7 +86,10 @@ impl Bed {
         ensure!(safe, "{:?} is no machine name: letters, digits and hyphens", spec.name);
         let number = u8::try_from(machines.len() + 1)?;
         let name = spec.name.clone();
-        let built = Machine::build(spec, number, &self.net, &self.remains, &self.power_dir());
+        // The files of the peer's format go by UUID: with two for one UUID the appliance would switch either machine.
+        let twin = machines.iter().any(|(machine, _)| Some(machine.uuid()) == spec.uuid);
+        let power_dir = if twin { None } else { Some(self.power_dir()) };
+        let built = Machine::build(spec, number, &self.net, &self.remains, power_dir.as_deref());
         let built = built.with_context(|| format!("cannot build machine {name}"))?;
         let machine = built.0.clone();
         machines.push(built);

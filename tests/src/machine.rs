@@ -88,7 +88,7 @@ impl Machine {
         number: u8,
         net: &Arc<Net>,
         remains: &Arc<Remains>,
-        power_dir: &Path,
+        power_dir: Option<&Path>,
     ) -> Result<(Self, power::Server)> {
         let name = spec.name.clone();
         let file = |suffix: &str| remains.dir().join(format!("{name}.{suffix}"));
@@ -117,7 +117,9 @@ impl Machine {
         machine.start_thread(received, Arc::clone(net), Arc::clone(remains))?;
         let server = power::Server::start(net, machine.clone())?;
         machine.inner.switch.get_or_init(|| server.address());
-        power::write_config(power_dir, &name, uuid, server.address())?;
+        if let Some(dir) = power_dir {
+            power::write_config(dir, &name, uuid, server.address())?;
+        }
         Ok((machine, server))
     }
 

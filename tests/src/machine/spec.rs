@@ -119,7 +119,8 @@ impl MachineSpec {
         self
     }
 
-    /// Sets the SMBIOS UUID, which by default is of this machine alone; vendors do ship duplicates.
+    /// Sets the SMBIOS UUID, which by default is of this machine alone; vendors do ship duplicates. The appliance is
+    /// not told the power switch of a second machine with the same UUID.
     #[must_use]
     pub fn uuid(mut self, uuid: Uuid) -> Self {
         self.uuid = Some(uuid);

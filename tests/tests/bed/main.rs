@@ -186,6 +186,9 @@ fn the_power_config_is_in_the_peers_format() {
     assert_eq!(config["APIPort"], machine.power_address().port());
     assert_eq!(config["APIBindAddress"]["IP"], "10.88.0.3");
     assert_eq!(config["APIBindAddress"]["Port"], machine.power_address().port());
+    let twin = bed.machine(MachineSpec::new("twin", Firmware::Bios).uuid(machine.uuid())).unwrap();
+    assert_eq!(twin.uuid(), machine.uuid());
+    assert!(!bed.power_dir().join("twin.config").exists(), "one UUID, one power switch");
 }
 
 #[test]
