@@ -82,7 +82,9 @@ enum Command {
 enum CliError {
     #[error(transparent)]
     Config(#[from] ConfigError),
-    #[error("the appliance does not answer on {socket}: {source}; is `bootlace run` running, and are you its user?")]
+    #[error(
+        "the appliance does not answer on {socket}: {source}; is `bootlace run` running, and are you its user?"
+    )]
     Unavailable { socket: PathBuf, source: io::Error },
     #[error("{0}")]
     Failed(String),
@@ -97,7 +99,7 @@ impl From<cosi::StateError> for CliError {
 }
 
 /// Parses the arguments, does what they say, and turns errors into a line and an exit code.
-pub fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     let cli = Cli::parse();
     match dispatch(cli) {
         Ok(()) => ExitCode::SUCCESS,

@@ -16,7 +16,7 @@ use power::PxeMode;
 use toml::Spanned;
 
 /// Where a configuration is looked for when none is named.
-pub const DEFAULT_PATH: &str = "/etc/bootlace/appliance.toml";
+pub(crate) const DEFAULT_PATH: &str = "/etc/bootlace/appliance.toml";
 const DEFAULT_STATE_DIR: &str = "/var/lib/bootlace";
 /// Image Factory's schematic without any customization.
 const EMPTY_SCHEMATIC: &str = "376567988ad370138ad8b2698212367b8edcb69b5fd68c80be1f2ec7d603b4ba";
@@ -27,7 +27,7 @@ const PROVIDER_ID_MAX: usize = 63;
 
 /// Everything the appliance needs to know; only [`Config::load`] makes one.
 #[derive(Debug, Clone)]
-pub struct Config {
+pub(crate) struct Config {
     /// Provider id in Omni.
     pub id: String,
     /// Where the hub's store, the journal and the operator socket live.
@@ -56,7 +56,7 @@ pub struct Config {
 
 /// See [`file::Api`].
 #[derive(Debug, Clone)]
-pub struct Api {
+pub(crate) struct Api {
     /// Address to bind.
     pub listen: SocketAddr,
     /// Address of this appliance as machines reach it; found on the interfaces when absent.
@@ -67,7 +67,7 @@ pub struct Api {
 
 /// See [`file::Netboot`].
 #[derive(Debug, Clone)]
-pub struct Netboot {
+pub(crate) struct Netboot {
     /// Interface that answers DHCP.
     pub interface: Option<String>,
     /// Whether ProxyDHCP answers.
@@ -80,7 +80,7 @@ pub struct Netboot {
 
 /// See [`file::Boot`].
 #[derive(Debug, Clone)]
-pub struct Boot {
+pub(crate) struct Boot {
     /// Directory of kernels and initramfs images.
     pub assets_path: PathBuf,
     /// How iPXE is told to boot from disk.
@@ -95,7 +95,7 @@ pub struct Boot {
 
 /// See [`file::Agent`].
 #[derive(Debug, Clone)]
-pub struct Agent {
+pub(crate) struct Agent {
     /// Machines say that they are switched by the HTTP power API.
     pub test_mode: bool,
     /// Limit of one call.
@@ -110,7 +110,7 @@ pub struct Agent {
 
 /// Flags that override keys of the file. The names are those of the peer provider.
 #[derive(Debug, Default, Clone, clap::Args)]
-pub struct Overrides {
+pub(crate) struct Overrides {
     /// Provider id in Omni [default: bare-metal]
     #[arg(long)]
     pub id: Option<String>,
@@ -160,7 +160,7 @@ pub struct Overrides {
 
 /// Why a configuration was refused. Its text says where and what to write instead.
 #[derive(Debug)]
-pub enum ConfigError {
+pub(crate) enum ConfigError {
     /// The file could not be read.
     Read {
         /// The file.
@@ -191,7 +191,7 @@ impl std::error::Error for ConfigError {}
 impl Config {
     /// Reads the file (`path`, or [`DEFAULT_PATH`] when it exists, or nothing), applies the flags and
     /// validates all. Opens no socket and creates nothing.
-    pub fn load(path: Option<&Path>, flags: &Overrides) -> Result<Self, ConfigError> {
+    pub(crate) fn load(path: Option<&Path>, flags: &Overrides) -> Result<Self, ConfigError> {
         let default = Path::new(DEFAULT_PATH);
         let path = match path {
             Some(path) => Some(path),
@@ -207,17 +207,20 @@ impl Config {
     }
 
     /// [`Config::load`] on text that is already there; `name` stands for the file in errors.
-    pub fn parse(text: &str, name: &str, flags: &Overrides) -> Result<Self, ConfigError> {
+    pub(crate) fn parse(text: &str, name: &str, flags: &Overrides) -> Result<Self, ConfigError> {
         let file: File = toml::from_str(text).map_err(|error| {
             let line = error.span().map_or(1, |span| line_of(text, &span));
             // toml's own text repeats the line and points at the column.
-            ConfigError::Invalid { place: format!("{name}:{line}"), message: error.to_string().trim_end().to_owned() }
+            ConfigError::Invalid {
+                place: format!("{name}:{line}"),
+                message: error.to_string().trim_end().to_owned(),
+            }
         })?;
         Checker { text, name }.check(file, flags)
     }
 
     /// The operator's socket.
-    pub fn socket(&self) -> PathBuf {
+    pub(crate) fn socket(&self) -> PathBuf {
         self.state_dir.join(SOCKET_NAME)
     }
 }
@@ -240,11 +243,8 @@ impl Checker<'_> {
                 && id.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
             ok.then(|| id.to_owned()).ok_or("use lower-case letters, digits and hyphens, at most 63")
         })?;
-        let state_dir = flags
-            .state_dir
-            .clone()
-            .or(file.state_dir)
-            .unwrap_or_else(|| PathBuf::from(DEFAULT_STATE_DIR));
+        let state_dir =
+            flags.state_dir.clone().or(file.state_dir).unwrap_or_else(|| PathBuf::from(DEFAULT_STATE_DIR));
         let socket = state_dir.join(SOCKET_NAME);
         if socket.as_os_str().len() > SOCKET_PATH_MAX {
             return Err(self.wrong(
@@ -261,7 +261,9 @@ impl Checker<'_> {
             machine_labels.insert(key.to_owned(), value.to_owned());
         }
         if let Some(key) = machine_labels.keys().find(|key| key.starts_with("omni.sidero.dev/")) {
-            return Err(self.wrong("machine_labels", format!("`{key}`: labels of omni.sidero.dev/ are Omni's own")));
+            return Err(
+                self.wrong("machine_labels", format!("`{key}`: labels of omni.sidero.dev/ are Omni's own"))
+            );
         }
         let listen = flags.api_listen_address.or(file.api.listen_address);
         let port = flags.api_port.or(file.api.port).unwrap_or(50042);
@@ -301,7 +303,11 @@ impl Checker<'_> {
             boot: self.boot(&file.boot, flags)?,
             agent: self.agent(&file.agent, flags)?,
             machine_api_port,
-            log_level: if flags.debug { "debug".into() } else { file.log.level.unwrap_or_else(|| "info".into()) },
+            log_level: if flags.debug {
+                "debug".into()
+            } else {
+                file.log.level.unwrap_or_else(|| "info".into())
+            },
             log_json: file.log.json,
         })
     }
@@ -379,7 +385,8 @@ impl Checker<'_> {
             ),
             (None, None) => (default, key.to_owned()),
         };
-        parse(text).map_err(|hint| ConfigError::Invalid { place, message: format!("`{text}` will not do: {hint}") })
+        parse(text)
+            .map_err(|hint| ConfigError::Invalid { place, message: format!("`{text}` will not do: {hint}") })
     }
 
     fn duration(

@@ -7,7 +7,7 @@ use omni_link::Happening;
 use crate::recorder::unix_millis;
 
 /// An event of a machine that Omni knows by its id.
-pub fn of_link(id: &str, happening: Happening) -> Event {
+pub(crate) fn of_link(id: &str, happening: Happening) -> Event {
     let step = match happening {
         Happening::Pending => Step::Pending,
         Happening::Accepted => Step::Accepted,
@@ -35,7 +35,7 @@ pub fn of_link(id: &str, happening: Happening) -> Event {
 
 /// What only the hub sees: machines that join or may not. The rest comes to the link through its watches,
 /// from the hub as from any Omni.
-pub fn of_hub(event: HubEvent) -> Option<Event> {
+pub(crate) fn of_hub(event: HubEvent) -> Option<Event> {
     let step = match event.kind {
         HubEventKind::Joined => Step::Joined,
         HubEventKind::JoinRefused { reason } => Step::JoinRefused { reason },

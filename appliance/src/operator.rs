@@ -18,11 +18,13 @@ use serde::Deserialize;
 use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 
+use cosi::server::StateService;
+
 use crate::recorder::Recorder;
 
 /// Takes the socket's place. The caller holds the lock of the state directory, so a socket that is
 /// already there belongs to nobody.
-pub fn bind(socket: &Path) -> io::Result<UnixListener> {
+pub(crate) fn bind(socket: &Path) -> io::Result<UnixListener> {
     match std::fs::remove_file(socket) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -34,13 +36,13 @@ pub fn bind(socket: &Path) -> io::Result<UnixListener> {
 }
 
 /// Serves until `shutdown`.
-pub async fn run(
+pub(crate) async fn run(
     listener: UnixListener,
-    state: Arc<dyn cosi::State>,
+    state: Arc<impl cosi::State + 'static>,
     recorder: Arc<Recorder>,
     shutdown: CancellationToken,
 ) -> io::Result<()> {
-    let router = tonic::service::Routes::new(cosi::server::service(state))
+    let router = tonic::service::Routes::new(StateService::new(state).into_server())
         .into_axum_router()
         .merge(Router::new().route("/journal", get(journal)).with_state((recorder, shutdown.clone())));
     axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await
@@ -62,15 +64,18 @@ async fn journal(
     let first = lines(&recorder, query.since);
     let body = if query.follow {
         let latest = recorder.follow();
-        let rest = stream::unfold((recorder, latest, first.1, shutdown), |(recorder, mut latest, at, shutdown)| async move {
-            // Cancel-safe: `wait_for` keeps nothing but the version it has seen.
-            tokio::select! {
-                changed = latest.wait_for(|next| *next > at) => { changed.ok()?; }
-                () = shutdown.cancelled() => return None,
-            }
-            let (text, next) = lines(&recorder, at);
-            Some((Ok::<_, io::Error>(text), (recorder, latest, next, shutdown)))
-        });
+        let rest = stream::unfold(
+            (recorder, latest, first.1, shutdown),
+            |(recorder, mut latest, at, shutdown)| async move {
+                // Cancel-safe: `wait_for` keeps nothing but the version it has seen.
+                tokio::select! {
+                    changed = latest.wait_for(|latest| *latest > at) => { changed.ok()?; }
+                    () = shutdown.cancelled() => return None,
+                }
+                let (text, last) = lines(&recorder, at);
+                Some((Ok::<_, io::Error>(text), (recorder, latest, last, shutdown)))
+            },
+        );
         Body::from_stream(stream::StreamExt::chain(stream::once(async { Ok(first.0) }), rest))
     } else {
         Body::from(first.0)
@@ -78,16 +83,16 @@ async fn journal(
     ([(CONTENT_TYPE, "application/x-ndjson")], body).into_response()
 }
 
-/// The entries from `since` on as text, and the sequence number after them.
+/// The entries after `since` as text, and the number of the last one.
 fn lines(recorder: &Recorder, since: u64) -> (Bytes, u64) {
     let mut text = Vec::new();
-    let mut next = since;
+    let mut last = since;
     for entry in recorder.since(since) {
-        next = entry.seq + 1;
+        last = entry.seq;
         // An entry is made of strings and numbers: it always has a JSON form.
         if serde_json::to_writer(&mut text, &entry).is_ok() {
             text.push(b'\n');
         }
     }
-    (Bytes::from(text), next)
+    (Bytes::from(text), last)
 }

@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 /// What the policy needs to know besides the machines.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// Where scripts point.
     pub base: BaseUrl,
     /// How machines are sent to their disks.
@@ -33,7 +33,7 @@ pub struct Settings {
 }
 
 /// See the module.
-pub struct Policy {
+pub(crate) struct Policy {
     settings: Settings,
     view: Arc<View>,
     vouchers: Mutex<Vouchers>,
@@ -42,13 +42,13 @@ pub struct Policy {
 
 impl Policy {
     /// Answers from `view`.
-    pub fn new(settings: Settings, view: Arc<View>) -> Self {
+    pub(crate) fn new(settings: Settings, view: Arc<View>) -> Self {
         Self { settings, view, vouchers: Mutex::new(Vouchers::new()), started: Instant::now() }
     }
 
     /// Learns from an event on the boot path where a machine's address went: the system that it boots may
     /// get another lease than its firmware had.
-    pub fn saw(&self, event: &Event) {
+    pub(crate) fn saw(&self, event: &Event) {
         if let (Some(mac), Some(address)) = (event.mac, event.address) {
             self.vouchers.lock().unwrap_or_else(PoisonError::into_inner).moved(mac, address);
         }
@@ -80,7 +80,8 @@ impl Policy {
                 talos_script(settings.base, &settings.schematic, &version, arch, &args)?
             }
             (BootMode::Agent | BootMode::Talos, _) => {
-                let args = KernelArgs::agent(settings.base, arch, settings.agent_test_mode).and(&settings.agent_args);
+                let args = KernelArgs::agent(settings.base, arch, settings.agent_test_mode)
+                    .and(&settings.agent_args);
                 agent_script(settings.base, arch, &args)?
             }
         };
@@ -109,15 +110,16 @@ impl BootPolicy for Policy {
         }
         match self.body(mode, &machine, request.arch) {
             Ok(body) => answer(mode.as_str(), &reason, body),
-            Err(error) => answer("none", &format!("{reason}, but its kernel arguments are wrong: {error}"), try_again()),
+            Err(error) => {
+                answer("none", &format!("{reason}, but its kernel arguments are wrong: {error}"), try_again())
+            }
         }
     }
 
     fn join_config(&self, uuid: Option<Uuid>, peer: IpAddr) -> Result<String, Refusal> {
         let uuid = uuid.ok_or_else(|| Refusal::Forbidden("no machine is named".into()))?;
         let now = self.now();
-        let vouched =
-            self.vouchers.lock().unwrap_or_else(PoisonError::into_inner).check(now, uuid, peer);
+        let vouched = self.vouchers.lock().unwrap_or_else(PoisonError::into_inner).check(now, uuid, peer);
         match vouched {
             Ok(()) => {}
             Err(netboot::boot::Reason::TooMany) => return Err(Refusal::TooMany),
@@ -125,7 +127,9 @@ impl BootPolicy for Policy {
             Err(_) if self.view.machine(&uuid.to_string()).as_deref().is_some_and(runs_talos) => {}
             Err(reason) => return Err(Refusal::Forbidden(reason.to_string())),
         }
-        self.view.join_config().ok_or_else(|| Refusal::Unavailable("Omni gave no join configuration yet".into()))
+        self.view
+            .join_config()
+            .ok_or_else(|| Refusal::Unavailable("Omni gave no join configuration yet".into()))
     }
 }
 
@@ -168,8 +172,9 @@ fn runs_talos(machine: &Machine) -> bool {
 fn stranger(machine: &Machine, mac: Option<Mac>) -> Option<String> {
     let (inventory, mac) = (machine.inventory.as_ref()?, mac?);
     let known: Vec<Mac> = inventory.spec.nics.iter().filter_map(|nic| nic.mac.parse().ok()).collect();
-    (!known.is_empty() && !known.contains(&mac))
-        .then(|| format!("{mac} is no link of the machine that has this uuid: a second machine, or a new link"))
+    (!known.is_empty() && !known.contains(&mac)).then(|| {
+        format!("{mac} is no link of the machine that has this uuid: a second machine, or a new link")
+    })
 }
 
 #[cfg(test)]

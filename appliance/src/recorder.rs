@@ -20,10 +20,10 @@ const OLD_FILE_NAME: &str = "journal.1.ndjson";
 /// A longer line in the file is not ours.
 const LINE_BYTES_MAX: usize = 16 << 10;
 
-/// One event with its place in the journal; sequence numbers count up for ever.
+/// One event with its place in the journal; numbers count up for ever.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Entry {
-    /// Sequence number.
+pub(crate) struct Entry {
+    /// Its number, from 1.
     pub seq: u64,
     /// The event.
     #[serde(flatten)]
@@ -31,7 +31,7 @@ pub struct Entry {
 }
 
 /// See the module.
-pub struct Recorder {
+pub(crate) struct Recorder {
     inner: Mutex<Inner>,
     latest: watch::Sender<u64>,
 }
@@ -49,7 +49,7 @@ struct Inner {
 impl Recorder {
     /// Opens the journal of `directory` and reads what is there. Lines that are torn (power may fail at
     /// any instruction) are passed over.
-    pub fn open(directory: &Path) -> io::Result<Arc<Self>> {
+    pub(crate) fn open(directory: &Path) -> io::Result<Arc<Self>> {
         let mut journal = Journal::new(JOURNAL_EVENTS);
         let mut first_seq = None;
         for name in [OLD_FILE_NAME, FILE_NAME] {
@@ -65,8 +65,8 @@ impl Recorder {
         if bytes > 0 {
             file.write_all(b"\n")?;
         }
-        let offset = first_seq.unwrap_or(0);
-        let latest = offset + journal.next_seq();
+        let offset = first_seq.map_or(0, |first: u64| first.saturating_sub(1));
+        let latest = offset + journal.last_seq();
         Ok(Arc::new(Self {
             inner: Mutex::new(Inner {
                 journal,
@@ -81,7 +81,7 @@ impl Recorder {
     }
 
     /// Where the parts of the appliance put their events.
-    pub fn sink(self: &Arc<Self>) -> Sink {
+    pub(crate) fn sink(self: &Arc<Self>) -> Sink {
         let this = Arc::clone(self);
         Arc::new(move |event| this.record(event))
     }
@@ -97,11 +97,11 @@ impl Recorder {
             "{}", entry.event
         );
         inner.append(&entry);
-        self.latest.send_replace(entry.seq + 1);
+        self.latest.send_replace(entry.seq);
     }
 
-    /// All entries from `seq` on that are still in memory.
-    pub fn since(&self, seq: u64) -> Vec<Entry> {
+    /// All entries after number `seq` that are still in memory; 0 means all.
+    pub(crate) fn since(&self, seq: u64) -> Vec<Entry> {
         let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         inner
             .journal
@@ -110,8 +110,8 @@ impl Recorder {
             .collect()
     }
 
-    /// The sequence number that comes next, as it changes.
-    pub fn follow(&self) -> watch::Receiver<u64> {
+    /// The number of the last entry, as it changes.
+    pub(crate) fn follow(&self) -> watch::Receiver<u64> {
         self.latest.subscribe()
     }
 }
@@ -178,7 +178,7 @@ fn read_entries(path: &Path) -> io::Result<Vec<Entry>> {
 }
 
 /// Milliseconds since 1970, for [`Event::at_ms`].
-pub fn unix_millis() -> u64 {
+pub(crate) fn unix_millis() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))

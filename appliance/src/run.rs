@@ -21,8 +21,8 @@ use cosi::client::GrpcState;
 use cosi::embedded::EmbeddedState;
 use hub::{Hub, HubConfig};
 use netboot::dhcp::{Proxy, ProxyConfig};
-use netboot::journal::Sink;
 use netboot::ipxe::{BaseUrl, KernelArgs, init_script};
+use netboot::journal::Sink;
 use netboot_assets::{AssetDir, BootFiles};
 use netboot_link::{dhcp, http, tftp};
 use nix::fcntl::{Flock, FlockArg};
@@ -48,7 +48,7 @@ const STORE_NAME: &str = "hub.redb";
 const LOCK_NAME: &str = "lock";
 
 /// Runs until a signal, or until a part ends.
-pub fn start(config: Config) -> anyhow::Result<()> {
+pub(crate) fn start(config: Config) -> anyhow::Result<()> {
     start_logging(&config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
@@ -62,7 +62,11 @@ fn start_logging(config: &Config) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&config.log_level)
         .with_context(|| format!("log.level `{}` is no filter", config.log_level))?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    if config.log_json { builder.json().init() } else { builder.with_ansi(false).init() }
+    if config.log_json {
+        builder.json().init()
+    } else {
+        builder.with_ansi(false).init()
+    }
     Ok(())
 }
 
@@ -78,15 +82,25 @@ async fn run(config: Config) -> anyhow::Result<()> {
     };
     let _lock = lock_state_dir(&config.state_dir)?;
     let recorder = Recorder::open(&config.state_dir).context("cannot open the boot journal")?;
-    let store: Arc<dyn State> =
-        Arc::new(EmbeddedState::open(config.state_dir.join(STORE_NAME)).context("cannot open the hub's store")?);
+    let store: Arc<dyn State> = Arc::new(
+        EmbeddedState::open(config.state_dir.join(STORE_NAME)).context("cannot open the hub's store")?,
+    );
 
-    let sockets = Sockets::bind(&config, interface.as_deref()).await?;
+    let sockets = Sockets::bind(&config, advertise, interface.as_deref()).await?;
     let shutdown = CancellationToken::new();
     let mut tasks = JoinSet::new();
 
-    let state = start_hub(&config, advertise, store, &recorder, sockets.operator, sockets.machine_api, &mut tasks, &shutdown)
-        .await?;
+    let state = start_hub(
+        &config,
+        advertise,
+        store,
+        &recorder,
+        sockets.operator,
+        sockets.machine_api,
+        &mut tasks,
+        &shutdown,
+    )
+    .await?;
     let observer = {
         let sink = recorder.sink();
         Arc::new(move |id: &str, happening| sink(events::of_link(id, happening)))
@@ -139,15 +153,17 @@ struct Sockets {
 
 struct BootSockets {
     http: TcpListener,
-    tftp: tokio::net::UdpSocket,
+    tftp: tftp::TftpSocket,
     dhcp: Option<dhcp::DhcpSocket>,
 }
 
 impl Sockets {
-    async fn bind(config: &Config, interface: Option<&str>) -> anyhow::Result<Self> {
+    async fn bind(config: &Config, advertise: Ipv4Addr, interface: Option<&str>) -> anyhow::Result<Self> {
         let listen = config.api.listen;
         let machine_api = SocketAddr::new(listen.ip(), config.machine_api_port);
-        let tftp_address = SocketAddr::new(listen.ip(), config.netboot.tftp_port);
+        // A TFTP client drops what comes from another address than it asked.
+        let tftp_ip = if listen.ip().is_unspecified() { IpAddr::V4(advertise) } else { listen.ip() };
+        let tftp_address = SocketAddr::new(tftp_ip, config.netboot.tftp_port);
         Ok(Self {
             operator: operator::bind(&config.socket())
                 .with_context(|| format!("cannot take the operator socket {}", config.socket().display()))?,
@@ -159,11 +175,11 @@ impl Sockets {
                     .await
                     .with_context(|| format!("cannot listen on {listen} for HTTP"))?,
                 tftp: tftp::bind(tftp_address)
-                    .await
                     .with_context(|| format!("cannot listen on udp {tftp_address} for TFTP"))?,
                 dhcp: match interface {
                     Some(name) => Some(
-                        dhcp::bind(name).with_context(|| format!("cannot open a raw socket on {name} for DHCP"))?,
+                        dhcp::bind(name)
+                            .with_context(|| format!("cannot open a raw socket on {name} for DHCP"))?,
                     ),
                     None => None,
                 },
@@ -206,13 +222,13 @@ async fn start_hub(
     spawn(tasks, "machine API", {
         let router = hub.routes().into_axum_router();
         let run = http::serve(machine_api, router, shutdown.clone());
-        async move { Ok(run.await?) }
+        async move { Ok(run.await) }
     });
     spawn(tasks, "hub", {
         let shutdown = shutdown.clone();
-        async move { Ok(hub.run(shutdown).await?) }
+        async move { Ok(hub.run(shutdown).await) }
     });
-    let state = GrpcState::connect_unix(config.socket());
+    let state = GrpcState::connect_unix(config.socket()).await.context("cannot link to the hub")?;
     Ok(Arc::new(state))
 }
 
@@ -257,14 +273,19 @@ fn start_netboot(
     let router = http::router(http::HttpConfig {
         policy,
         files: Arc::clone(&files),
-        assets: AssetDir::new(&config.boot.assets_path),
+        assets: AssetDir::new(&config.boot.assets_path).with_context(|| {
+            format!(
+                "cannot open the directory of boot assets {}; set boot.assets_path",
+                config.boot.assets_path.display()
+            )
+        })?,
         init_script: init,
         sink: Arc::clone(&sink),
     })
     .merge(tonic::service::Routes::new(TunnelService::new(tunnels).into_server()).into_axum_router());
     spawn(tasks, "http", {
         let run = http::serve(sockets.http, router, shutdown.clone());
-        async move { Ok(run.await?) }
+        async move { Ok(run.await) }
     });
     if let Some(socket) = sockets.dhcp {
         let proxy =
@@ -331,8 +352,9 @@ fn lock_state_dir(directory: &Path) -> anyhow::Result<Flock<File>> {
     })?;
     let path = directory.join(LOCK_NAME);
     let file = File::create(&path).with_context(|| format!("cannot write to {}", directory.display()))?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock)
-        .map_err(|(_, error)| anyhow::anyhow!("{}: another bootlace runs in this state directory ({error})", path.display()))
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| {
+        anyhow::anyhow!("{}: another bootlace runs in this state directory ({error})", path.display())
+    })
 }
 
 /// The configured address, or the only one that other machines can reach.
@@ -348,17 +370,20 @@ fn advertise_address(config: &Config) -> anyhow::Result<Ipv4Addr> {
         [(_, address)] => Ok(*address),
         [] => bail!("no interface has a routable IPv4 address; set --api-advertise-address"),
         several => {
-            let list: Vec<String> = several.iter().map(|(name, address)| format!("{address} ({name})")).collect();
-            bail!("several addresses could be advertised: {}; choose one by --api-advertise-address", list.join(", "))
+            let list: Vec<String> =
+                several.iter().map(|(name, address)| format!("{address} ({name})")).collect();
+            bail!(
+                "several addresses could be advertised: {}; choose one by --api-advertise-address",
+                list.join(", ")
+            )
         }
     }
 }
 
 fn interface_of(address: Ipv4Addr) -> anyhow::Result<String> {
-    ipv4_addresses()?
-        .into_iter()
-        .find_map(|(name, found)| (found == address).then_some(name))
-        .with_context(|| format!("no interface has {address}; name the one for DHCP by --dhcp-proxy-iface-or-ip"))
+    ipv4_addresses()?.into_iter().find_map(|(name, found)| (found == address).then_some(name)).with_context(
+        || format!("no interface has {address}; name the one for DHCP by --dhcp-proxy-iface-or-ip"),
+    )
 }
 
 fn ipv4_addresses() -> anyhow::Result<Vec<(String, Ipv4Addr)>> {

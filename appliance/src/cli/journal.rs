@@ -66,8 +66,8 @@ pub(super) async fn run(socket: &Path, args: &Args) -> Result<(), CliError> {
 }
 
 fn print(line: &[u8], args: &Args) -> Result<(), CliError> {
-    let entry: Entry =
-        serde_json::from_slice(line).map_err(|error| CliError::Failed(format!("unreadable entry: {error}")))?;
+    let entry: Entry = serde_json::from_slice(line)
+        .map_err(|error| CliError::Failed(format!("unreadable entry: {error}")))?;
     if !args.machine.as_deref().is_none_or(|machine| is_of(machine, &entry)) {
         return Ok(());
     }
@@ -75,7 +75,8 @@ fn print(line: &[u8], args: &Args) -> Result<(), CliError> {
         Format::Table => write_out(&format!("{}\n", line_of(&entry))),
         Format::Json => write_out(&format!("{}\n", String::from_utf8_lossy(line))),
         Format::Yaml => {
-            let text = serde_yaml_ng::to_string(&entry).map_err(|error| CliError::Failed(error.to_string()))?;
+            let text =
+                serde_yaml_ng::to_string(&entry).map_err(|error| CliError::Failed(error.to_string()))?;
             write_out(&format!("---\n{text}"))
         }
     }
@@ -84,10 +85,9 @@ fn print(line: &[u8], args: &Args) -> Result<(), CliError> {
 fn is_of(machine: &str, entry: &Entry) -> bool {
     match machine.parse::<Mac>() {
         Ok(mac) => entry.event.mac == Some(mac),
-        Err(_) => entry
-            .event
-            .uuid
-            .is_some_and(|uuid| uuid.to_string().starts_with(&machine.to_ascii_lowercase())),
+        Err(_) => {
+            entry.event.uuid.is_some_and(|uuid| uuid.to_string().starts_with(&machine.to_ascii_lowercase()))
+        }
     }
 }
 

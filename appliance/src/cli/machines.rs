@@ -5,12 +5,12 @@ use std::path::Path;
 
 use clap::{Subcommand, ValueEnum};
 use cosi::client::GrpcState;
-use cosi::{Kind, ListOptions, Missing, ModifyOptions, Resource, State, modify_with};
+use cosi::{Kind, ListOptions, Missing, Resource, State, modify};
 use prost::Message;
+use provider::private::InventorySpec;
 use provider::resources::{
     LABEL_CLUSTER, LABEL_MACHINE_SET, LABEL_ROLE_CONTROLPLANE, LABEL_ROLE_WORKER, PrivateSpec, ResourceSpec,
 };
-use provider::private::InventorySpec;
 use provider::specs::infra_machine_config_spec::AcceptanceStatus;
 use provider::specs::infra_machine_status_spec::MachinePowerState;
 use provider::specs::{
@@ -125,7 +125,7 @@ pub(super) async fn run(socket: &Path, command: Command) -> Result<(), CliError>
     tokio::net::UnixStream::connect(socket)
         .await
         .map_err(|source| CliError::Unavailable { socket: socket.to_path_buf(), source })?;
-    let state = GrpcState::connect_unix(socket.to_path_buf());
+    let state = GrpcState::connect_unix(socket).await.map_err(|error| CliError::Failed(error.to_string()))?;
     match command {
         Command::List { output } => {
             let machines = machines(&state).await?;
@@ -135,8 +135,12 @@ pub(super) async fn run(socket: &Path, command: Command) -> Result<(), CliError>
             let machine = find(machines(&state).await?, &machine)?;
             print(output, &machine, || overview(std::slice::from_ref(&machine)))
         }
-        Command::Accept { machines } => each(&state, &machines, Act::Decide(AcceptanceStatus::Accepted)).await,
-        Command::Reject { machines } => each(&state, &machines, Act::Decide(AcceptanceStatus::Rejected)).await,
+        Command::Accept { machines } => {
+            each(&state, &machines, Act::Decide(AcceptanceStatus::Accepted)).await
+        }
+        Command::Reject { machines } => {
+            each(&state, &machines, Act::Decide(AcceptanceStatus::Rejected)).await
+        }
         Command::Allocate { machines, cluster, talos_version, role } => {
             ensure_cluster(&state, &cluster, talos_version.as_deref()).await?;
             each(&state, &machines, Act::Allocate { cluster, role }).await
@@ -174,8 +178,9 @@ async fn each(state: &GrpcState, names: &[String], act: Act) -> Result<(), CliEr
                     (LABEL_MACHINE_SET, format!("{cluster}-{}", role.machine_set())),
                     (role.label(), String::new()),
                 ];
-                let node = Resource::new(MachineSetNodeSpec::NAMESPACE, MachineSetNodeSpec::TYPE, id, Vec::new())
-                    .with_spec(&MachineSetNodeSpec::default());
+                let node =
+                    Resource::new(MachineSetNodeSpec::NAMESPACE, MachineSetNodeSpec::TYPE, id, Vec::new())
+                        .with_spec(&MachineSetNodeSpec::default());
                 let node = labels.into_iter().fold(node, |node, (key, value)| node.with_label(key, value));
                 match state.create(node, "").await {
                     Err(cosi::StateError::AlreadyExists(_)) => {
@@ -223,8 +228,7 @@ impl Role {
 
 async fn decide(state: &GrpcState, id: &str, status: AcceptanceStatus) -> Result<(), CliError> {
     let pointer = Kind::new(InfraMachineConfigSpec::NAMESPACE, InfraMachineConfigSpec::TYPE).pointer(id);
-    let options = ModifyOptions { missing: Missing::Create, ..ModifyOptions::default() };
-    modify_with(state, &pointer, &options, |resource| {
+    modify(state, &pointer, "", Missing::Create, |resource| {
         let mut spec: InfraMachineConfigSpec =
             resource.decode().map_err(|error| cosi::StateError::Unknown(error.to_string()))?;
         spec.acceptance_status = status as i32;
@@ -250,11 +254,17 @@ async fn ensure_cluster(state: &GrpcState, name: &str, version: Option<&str>) ->
         }
         Err(error) if error.is_not_found() => {
             let version = version.ok_or_else(|| {
-                CliError::Failed(format!("there is no cluster {name} yet; name its version by --talos-version"))
+                CliError::Failed(format!(
+                    "there is no cluster {name} yet; name its version by --talos-version"
+                ))
             })?;
             let spec = ClusterSpec { talos_version: without_v(version).to_owned(), ..ClusterSpec::default() };
             state
-                .create(Resource::new(ClusterSpec::NAMESPACE, ClusterSpec::TYPE, name, Vec::new()).with_spec(&spec), "")
+                .create(
+                    Resource::new(ClusterSpec::NAMESPACE, ClusterSpec::TYPE, name, Vec::new())
+                        .with_spec(&spec),
+                    "",
+                )
                 .await?;
             Ok(())
         }
@@ -268,9 +278,9 @@ fn without_v(version: &str) -> &str {
 }
 
 async fn machines(state: &GrpcState) -> Result<Vec<Machine>, CliError> {
-    let infra = state.list(&Kind::new(InfraMachineSpec::NAMESPACE, InfraMachineSpec::TYPE), &ListOptions::default());
+    let infra = Kind::new(InfraMachineSpec::NAMESPACE, InfraMachineSpec::TYPE);
+    let infra = state.list(&infra, &ListOptions::default()).await?;
     let status = Kind::new(InfraMachineStatusSpec::NAMESPACE, InfraMachineStatusSpec::TYPE);
-    let infra = infra.await?;
     let statuses = by_id::<InfraMachineStatusSpec>(&state.list(&status, &ListOptions::default()).await?)?;
     // The provider's id is part of the type; every machine carries it as a label.
     let provider_id = infra
@@ -323,7 +333,9 @@ fn machine(
 }
 
 fn decode<T: Message + Default>(resource: &Resource) -> Result<T, CliError> {
-    resource.decode().map_err(|error| CliError::Failed(format!("{} cannot be read: {error}", resource.pointer())))
+    resource
+        .decode()
+        .map_err(|error| CliError::Failed(format!("{} cannot be read: {error}", resource.pointer())))
 }
 
 fn by_id<T: Message + Default>(resources: &[Resource]) -> Result<BTreeMap<String, T>, CliError> {
@@ -345,7 +357,10 @@ fn find(machines: Vec<Machine>, name: &str) -> Result<Machine, CliError> {
         0 => Err(CliError::Failed(format!("no machine `{name}`; see `bootlace machines list`"))),
         _ => {
             let ids: Vec<&str> = found.iter().map(|machine| machine.id.as_str()).collect();
-            Err(CliError::Failed(format!("`{name}` is the beginning of several machines: {}", ids.join(", "))))
+            Err(CliError::Failed(format!(
+                "`{name}` is the beginning of several machines: {}",
+                ids.join(", ")
+            )))
         }
     }
 }

@@ -27,9 +27,14 @@ pub(super) fn print<T: Serialize>(
 ) -> Result<(), CliError> {
     let text = match format {
         Format::Table => format!("{}\n", table().trim_fmt()),
-        Format::Yaml => serde_yaml_ng::to_string(value).map_err(|error| CliError::Failed(error.to_string()))?,
+        Format::Yaml => {
+            serde_yaml_ng::to_string(value).map_err(|error| CliError::Failed(error.to_string()))?
+        }
         Format::Json => {
-            format!("{}\n", serde_json::to_string_pretty(value).map_err(|error| CliError::Failed(error.to_string()))?)
+            format!(
+                "{}\n",
+                serde_json::to_string_pretty(value).map_err(|error| CliError::Failed(error.to_string()))?
+            )
         }
     };
     write_out(&text)

@@ -14,7 +14,7 @@ use toml::Spanned;
 /// The whole file; every key has a default.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct File {
+pub(super) struct File {
     /// Provider id in Omni.
     pub id: Option<Spanned<String>>,
     /// Where the hub's store, the journal and the operator socket live.
@@ -42,7 +42,7 @@ pub struct File {
 /// `[api]`
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Api {
+pub(super) struct Api {
     /// Address to bind; all addresses when absent.
     pub listen_address: Option<IpAddr>,
     /// Address of this appliance as machines reach it.
@@ -56,7 +56,7 @@ pub struct Api {
 /// `[netboot]`
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Netboot {
+pub(super) struct Netboot {
     /// Interface that answers DHCP; the one that has the advertised address when absent.
     pub dhcp_proxy_iface_or_ip: Option<String>,
     /// Switches ProxyDHCP off.
@@ -70,7 +70,7 @@ pub struct Netboot {
 /// `[boot]`
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Boot {
+pub(super) struct Boot {
     /// Directory of kernels and initramfs images.
     pub assets_path: Option<PathBuf>,
     /// How iPXE is told to boot from disk: `ipxe-exit`, `http-404` or `ipxe-sanboot`.
@@ -86,7 +86,7 @@ pub struct Boot {
 /// `[agent]`
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Agent {
+pub(super) struct Agent {
     /// Machines say that they are switched by the HTTP power API.
     pub test_mode: bool,
     /// Limit of one call to an agent.
@@ -102,7 +102,7 @@ pub struct Agent {
 /// `[hub]`
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Hub {
+pub(super) struct Hub {
     /// TCP port of the machine API (SideroLink Provision and events).
     pub machine_api_port: Option<u16>,
 }
@@ -110,7 +110,7 @@ pub struct Hub {
 /// `[log]`
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Log {
+pub(super) struct Log {
     /// Filter in tracing's syntax: `info`, `debug`, `netboot_link=debug`.
     pub level: Option<String>,
     /// One JSON object per line.

@@ -106,7 +106,8 @@ fn a_system_that_got_another_lease_than_its_firmware_may_fetch_it_too() {
     apply(&view, Part::Infra, UUID, &InfraMachineSpec::default());
     let policy = policy(view);
     policy.boot(&request());
-    let sighting = Event::new(0, netboot::journal::Step::Pending).with_mac(request().mac).with_address(STRANGER);
+    let sighting =
+        Event::new(0, netboot::journal::Step::Pending).with_mac(request().mac).with_address(STRANGER);
     policy.saw(&sighting);
     assert!(policy.join_config(Some(request().uuid), STRANGER).is_ok());
 }
