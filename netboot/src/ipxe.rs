@@ -182,7 +182,8 @@ impl fmt::Display for Script {
 ///
 /// The interface that brought the script is up, so it asks at once and without a prompt. Only when that fails
 /// it goes through all interfaces, each alone and over IPv4 alone (iPXE waits many seconds for IPv6 routers
-/// that do not exist), and after some rounds starts the machine anew.
+/// that do not exist), and after ten rounds starts the machine anew. `ifconf` opens the interface and waits for
+/// its link by itself; a command for that alone came after 2019.
 #[must_use]
 pub fn init_script(base: BaseUrl) -> Script {
     // `netX` is the interface opened last: the one that can reach us. `uristring` keeps blanks and `#` inside.
@@ -204,8 +205,6 @@ pub fn init_script(base: BaseUrl) -> Script {
         ":nic",
         "isset ${net${nic}/mac} || goto end_of_round",
         "ifclose",
-        "ifopen net${nic} || goto next_nic",
-        "iflinkwait --timeout 5000 net${nic} || goto next_nic",
         "ifconf --configurator dhcp net${nic} || goto next_nic",
     ]
     .into_iter()

@@ -65,6 +65,31 @@ fn methods_have_the_names_of_the_flag() {
 }
 
 #[test]
+fn only_commands_of_the_ipxe_of_2019_are_used() {
+    // As built by Debian from 36a4c85; each was run there.
+    let known = [
+        "boot", "chain", "echo", "exit", "goto", "ifclose", "ifconf", "imgfree", "inc", "initrd", "iseq",
+        "isset", "kernel", "reboot", "sanboot", "set", "sleep",
+    ];
+    let args = KernelArgs::talos(BASE, Arch::Amd64);
+    let mut scripts =
+        vec![init_script(BASE), talos_script(BASE, SCHEMATIC, "v1.13.9", Arch::Amd64, &args).unwrap()];
+    scripts.extend([DiskMethod::IpxeExit, DiskMethod::IpxeSanboot].into_iter().filter_map(disk_script));
+    for text in scripts.iter().map(Script::text) {
+        for command in
+            text.lines().skip(1).flat_map(|line| line.split(" || ")).filter(|part| !part.starts_with(':'))
+        {
+            let name = command.split(' ').next().unwrap();
+            assert!(known.contains(&name), "{command}");
+        }
+        let labels: Vec<_> = text.lines().filter_map(|line| line.strip_prefix(':')).collect();
+        for target in text.split("goto ").skip(1) {
+            assert!(labels.contains(&target.lines().next().unwrap()), "{target}");
+        }
+    }
+}
+
+#[test]
 fn the_kernel_is_told_its_initramfs_by_name() {
     let script = agent_script(BASE, Arch::Amd64, &KernelArgs::new()).unwrap().text();
     assert!(script.contains("/kernel-amd64 initrd=initramfs-metal-amd64.xz ||"), "{script}");
