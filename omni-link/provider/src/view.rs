@@ -149,14 +149,13 @@ impl MachineView {
     /// Talos has run from the disk since we last switched it on or rebooted it.
     pub(crate) fn reached_talos(&self) -> bool {
         let Some(machine) = &self.machine else { return false };
-        let known = match (self.last_power_on(), self.last_reboot()) {
-            (None, None) => return false,
-            (on, reboot) if reboot >= on => {
-                self.reboot.as_ref().map_or(0, |record| record.install_event_id_at_reboot)
-            }
-            _ => self.power.as_ref().map_or(0, |record| record.install_event_id_at_power_on),
-        };
-        machine.spec.install_event_id > known
+        // The number only grows, so the greater one is that of the later boot, whatever the clock said then.
+        let power = self.power.as_ref().filter(|_| self.last_power_on().is_some());
+        let reboot = self.reboot.as_ref().filter(|_| self.last_reboot().is_some());
+        let known = power
+            .map(|record| record.install_event_id_at_power_on)
+            .max(reboot.map(|record| record.install_event_id_at_reboot));
+        known.is_some_and(|known| machine.spec.install_event_id > known)
     }
 
     /// The agent came up in the boot that we last caused, or we caused none.
