@@ -35,6 +35,9 @@ use crate::sys::{FrameKind, PacketSocket, attach_filter};
 const FRAME: usize = 2048;
 /// Frames taken before other tasks have their turn.
 const BATCH: usize = 64;
+/// The kernel's queue of frames not yet read: a thousand machines that are switched on at once (a short frame
+/// takes about 1 KiB of it).
+const RECEIVE_BUFFER: usize = 1 << 20;
 /// Pause after an error of the socket that is not over by itself (the interface went down).
 const ERROR_PAUSE: std::time::Duration = std::time::Duration::from_millis(200);
 /// Machines known to boot from the network, whose later requests for an address are told to the journal. As
@@ -89,6 +92,10 @@ pub fn bind(interface: &str) -> Result<DhcpSocket, DhcpError> {
     let mac = interface_mac(interface).ok_or_else(none)?;
     let socket = PacketSocket::open(index, &filter::DHCP_QUESTIONS)
         .map_err(|source| DhcpError::Open { interface: interface.to_owned(), source })?;
+    // The forced size needs CAP_NET_ADMIN; the other is cut to net.core.rmem_max. Neither is fatal.
+    if setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER).is_err() {
+        let _ = setsockopt(&socket, sockopt::RcvBuf, &RECEIVE_BUFFER);
+    }
     let silencer = silence_port_4011(interface)
         .inspect_err(|error| tracing::debug!(%error, interface, "port 4011 is not silenced"))
         .ok();
