@@ -94,7 +94,7 @@ impl Recorder {
             target: "journal",
             mac = entry.event.mac.map(tracing::field::display),
             uuid = entry.event.uuid.map(tracing::field::display),
-            "{}", entry.event
+            "{}", entry.event.step
         );
         inner.append(&entry);
         self.latest.send_replace(entry.seq);

@@ -19,6 +19,7 @@ use anyhow::{Context, bail};
 use cosi::State;
 use cosi::client::GrpcState;
 use cosi::embedded::EmbeddedState;
+use futures_util::FutureExt;
 use hub::{Hub, HubConfig};
 use netboot::dhcp::{Proxy, ProxyConfig};
 use netboot::ipxe::{BaseUrl, KernelArgs, init_script};
@@ -133,11 +134,11 @@ async fn run(config: Config) -> anyhow::Result<()> {
     };
     spawn(&mut tasks, "view", {
         let (view, shutdown) = (Arc::clone(&view), shutdown.clone());
-        async move { Ok(view::run(view, state, shutdown).await) }
+        view::run(view, state, shutdown).map(Ok)
     });
     spawn(&mut tasks, "controller", {
         let shutdown = shutdown.clone();
-        async move { Ok(controller.run(shutdown).await) }
+        controller.run(shutdown).map(Ok)
     });
     start_netboot(&config, advertise, view, tunnels, &recorder, sockets.boot, &mut tasks, &shutdown)?;
     tracing::info!(%advertise, interface = interface.as_deref().unwrap_or("none"), "serving");
@@ -222,11 +223,11 @@ async fn start_hub(
     spawn(tasks, "machine API", {
         let router = hub.routes().into_axum_router();
         let run = http::serve(machine_api, router, shutdown.clone());
-        async move { Ok(run.await) }
+        run.map(Ok)
     });
     spawn(tasks, "hub", {
         let shutdown = shutdown.clone();
-        async move { Ok(hub.run(shutdown).await) }
+        async move { hub.run(shutdown).await }.map(Ok)
     });
     let state = GrpcState::connect_unix(config.socket()).await.context("cannot link to the hub")?;
     Ok(Arc::new(state))
@@ -285,7 +286,7 @@ fn start_netboot(
     .merge(tonic::service::Routes::new(TunnelService::new(tunnels).into_server()).into_axum_router());
     spawn(tasks, "http", {
         let run = http::serve(sockets.http, router, shutdown.clone());
-        async move { Ok(run.await) }
+        run.map(Ok)
     });
     if let Some(socket) = sockets.dhcp {
         let proxy =

@@ -101,7 +101,7 @@ fn line_of(entry: &Entry) -> String {
         (None, Some(uuid)) => short(uuid),
         (None, None) => "-".into(),
     };
-    format!("{time}  {who:<17}  {}", entry.event)
+    format!("{time}  {who:<17}  {}", entry.event.step)
 }
 
 fn short(uuid: Uuid) -> String {
