@@ -461,3 +461,6 @@ pub(crate) fn random_subnet() -> Result<String, ProvisionError> {
     }
     Ok(format!("{}/64", std::net::Ipv6Addr::from(segments)))
 }
+
+#[cfg(test)]
+mod tests;

@@ -52,3 +52,6 @@ impl EventSinkService for MachineApi {
         Ok(Response::new(EventResponse {}))
     }
 }
+
+#[cfg(test)]
+mod tests;
