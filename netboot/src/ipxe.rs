@@ -123,7 +123,8 @@ pub enum Command {
     Initrd(Word),
     /// Start what was loaded.
     Boot,
-    /// Give up: the firmware goes on to its next boot device.
+    /// Gives up, so that the firmware goes on to its next boot device. A plain `exit` counts as success, and
+    /// EDK2 opens its menu instead.
     Exit,
     /// Start from the first disk by the BIOS.
     SanbootFirstDisk,
@@ -140,7 +141,7 @@ impl fmt::Display for Command {
             Self::Kernel { url, args } => write!(f, "kernel {url} {args}"),
             Self::Initrd(url) => write!(f, "initrd {url}"),
             Self::Boot => f.write_str("boot"),
-            Self::Exit => f.write_str("exit"),
+            Self::Exit => f.write_str("exit 1"),
             Self::SanbootFirstDisk => f.write_str("sanboot --no-describe --drive 0x80"),
         }
     }

@@ -43,7 +43,7 @@ fn talos_scripts_read_as_their_golden_files() {
 #[test]
 fn the_disk_is_reached_by_script_or_by_404() {
     let text = |method| disk_script(method).map(|script| script.text());
-    assert_eq!(text(DiskMethod::IpxeExit).as_deref(), Some("#!ipxe\nexit\n"));
+    assert_eq!(text(DiskMethod::IpxeExit).as_deref(), Some("#!ipxe\nexit 1\n"));
     assert_eq!(
         text(DiskMethod::IpxeSanboot).as_deref(),
         Some("#!ipxe\nsanboot --no-describe --drive 0x80\n")
