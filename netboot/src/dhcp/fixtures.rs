@@ -1,4 +1,8 @@
-//! Packets as firmware sends them, field by field from what was measured in a virtual PXE network.
+//! Packets as firmware sends them.
+//!
+//! Those in `captures/` are the UDP payloads of one QEMU machine (7.2, user network, Debian 12) with `SeaBIOS`,
+//! OVMF, the network card's iPXE ROM, `ipxe.lkrn` and `snponly.efi`. The others are built field by field from
+//! what was measured in a virtual PXE network.
 
 use std::net::Ipv4Addr;
 
@@ -9,6 +13,21 @@ pub(crate) const MAC: [u8; 6] = [0x52, 0x54, 0x00, 0x88, 0x00, 0x01];
 /// `8c9d6b1e-0d4b-4b0e-9d6f-0123456789ab` as SMBIOS stores it.
 pub(crate) const SMBIOS_UUID: [u8; 16] =
     [0x1e, 0x6b, 0x9d, 0x8c, 0x4b, 0x0d, 0x0e, 0x4b, 0x9d, 0x6f, 0x01, 0x23, 0x45, 0x67, 0x89, 0xab];
+
+fn captured(bytes: &[u8]) -> Message {
+    Message::parse(bytes).expect("a capture is well-formed")
+}
+
+/// Every capture, byte for byte.
+pub(crate) const CAPTURES: [&[u8]; 7] = [
+    include_bytes!("captures/qemu-rom-discover.bin"),
+    include_bytes!("captures/qemu-rom-address-request.bin"),
+    include_bytes!("captures/ipxe-lkrn-discover.bin"),
+    include_bytes!("captures/snponly-discover.bin"),
+    include_bytes!("captures/ovmf-discover.bin"),
+    include_bytes!("captures/ovmf-address-request.bin"),
+    include_bytes!("captures/ovmf-http-discover.bin"),
+];
 
 /// A DISCOVER of a client with the given class text and architecture numbers.
 pub(crate) fn discover(class: &str, architectures: &[u16]) -> Message {
@@ -38,17 +57,19 @@ pub(crate) fn client(kind: MessageType) -> Message {
     message
 }
 
-/// The iPXE ROM that QEMU puts on its network cards, started by `SeaBIOS`.
+/// The iPXE ROM that QEMU puts on its network cards, started by `SeaBIOS` (captured).
 pub(crate) fn discover_from_qemu_rom() -> Message {
-    let mut message = discover("PXEClient:Arch:00000:UNDI:002001", &[0]);
-    message.options.push(option::USER_CLASS, b"iPXE");
-    // Version 1.0.0, then HTTP, iSCSI, AoE, DNS, TFTP, bzImage, ELF, menu.
-    let features = [
-        0xb1, 5, 1, 0x80, 0x86, 0x10, 0x0e, 0xeb, 3, 1, 0, 0, 0x17, 1, 1, 0x22, 1, 1, 0x13, 1, 1, 0x11, 1, 1,
-        0x27, 1, 1, 0x15, 1, 1, 0x18, 1, 1, 0x12, 1, 1,
-    ];
-    message.options.push(option::IPXE, &features);
-    message
+    captured(include_bytes!("captures/qemu-rom-discover.bin"))
+}
+
+/// The same ROM taking 10.0.2.15 from the DHCP server 10.0.2.2 (captured).
+pub(crate) fn address_request_from_qemu_rom() -> Message {
+    captured(include_bytes!("captures/qemu-rom-address-request.bin"))
+}
+
+/// Debian's `ipxe.lkrn`, with its own network drivers (captured).
+pub(crate) fn discover_from_lkrn() -> Message {
+    captured(include_bytes!("captures/ipxe-lkrn-discover.bin"))
 }
 
 /// Debian's `undionly.kpxe`: no suffix in option 60, answers by broadcast.
@@ -59,11 +80,9 @@ pub(crate) fn discover_from_undionly() -> Message {
     message
 }
 
-/// Debian's `snponly.efi`.
+/// Debian's `snponly.efi`, started by OVMF (captured).
 pub(crate) fn discover_from_snponly() -> Message {
-    let mut message = discover("PXEClient:Arch:00007:UNDI:003010", &[7]);
-    message.options.push(option::USER_CLASS, b"iPXE");
-    message
+    captured(include_bytes!("captures/snponly-discover.bin"))
 }
 
 /// A BIOS PXE ROM that is no iPXE.
@@ -71,18 +90,14 @@ pub(crate) fn discover_from_bios() -> Message {
     discover("PXEClient:Arch:00000:UNDI:002001", &[0])
 }
 
-/// OVMF (EDK2), PXE over IPv4.
+/// OVMF (EDK2), PXE over IPv4 (captured).
 pub(crate) fn discover_from_ovmf() -> Message {
-    let mut message = discover("PXEClient:Arch:00007:UNDI:003000", &[7]);
-    message.flags = 0x8000;
-    message
+    captured(include_bytes!("captures/ovmf-discover.bin"))
 }
 
-/// OVMF (EDK2), HTTP boot over IPv4.
+/// OVMF (EDK2), HTTP boot over IPv4 (captured).
 pub(crate) fn discover_from_ovmf_http() -> Message {
-    let mut message = discover("HTTPClient:Arch:00016:UNDI:003000", &[16]);
-    message.flags = 0x8000;
-    message
+    captured(include_bytes!("captures/ovmf-http-discover.bin"))
 }
 
 /// OVMF asking the proxy for the boot file, after it has its address.
@@ -104,13 +119,9 @@ pub(crate) fn proxy_request_from_ovmf() -> Message {
     message
 }
 
-/// OVMF taking its address from the site's DHCP server.
+/// OVMF taking 10.0.2.15 from the DHCP server 10.0.2.2 (captured).
 pub(crate) fn address_request_from_ovmf() -> Message {
-    let mut message = proxy_request_from_ovmf();
-    message.ciaddr = Ipv4Addr::UNSPECIFIED;
-    message.options.push(option::REQUESTED_IP, &[10, 88, 0, 50]);
-    message.options.push(option::SERVER_ID, &[10, 88, 0, 2]);
-    message
+    captured(include_bytes!("captures/ovmf-address-request.bin"))
 }
 
 /// A machine that runs an operating system.
@@ -132,6 +143,8 @@ pub(crate) fn relayed(mut message: Message, relay: Ipv4Addr, information: &[u8])
 pub(crate) fn all() -> Vec<Message> {
     vec![
         discover_from_qemu_rom(),
+        address_request_from_qemu_rom(),
+        discover_from_lkrn(),
         discover_from_undionly(),
         discover_from_snponly(),
         discover_from_bios(),

@@ -71,6 +71,7 @@ fn each_firmware_is_offered_what_it_can_start() {
         (discover("PXEClient:Arch:00009", &[9]), Firmware::UefiX64, "snp.efi"),
         (discover_from_ovmf_http(), Firmware::UefiHttpX64, "http://10.88.0.1:50042/tftp/amd64/snp.efi"),
         (discover_from_qemu_rom(), Firmware::Ipxe(Platform::Bios), init),
+        (discover_from_lkrn(), Firmware::Ipxe(Platform::Bios), init),
         (discover_from_undionly(), Firmware::Ipxe(Platform::Bios), init),
         (discover_from_snponly(), Firmware::Ipxe(Platform::UefiX64), init),
     ];
@@ -192,7 +193,7 @@ fn an_offer_has_what_firmware_insists_on() {
     let (reply, offer) = reply_to(Port::Server67, NOWHERE, &discover_from_ovmf());
     assert_eq!(reply.to, ReplyTo::Broadcast);
     assert_eq!(reply.to.socket().to_string(), "255.255.255.255:68");
-    assert_eq!((offer.op, offer.xid, offer.flags), (Op::Reply, 0x1234_5678, 0x8000));
+    assert_eq!((offer.op, offer.xid, offer.flags), (Op::Reply, discover_from_ovmf().xid, 0x8000));
     assert_eq!(offer.hardware_address(), MAC);
     assert_eq!((offer.yiaddr, offer.ciaddr), (Ipv4Addr::UNSPECIFIED, Ipv4Addr::UNSPECIFIED));
     assert_eq!(offer.siaddr, SERVER);
@@ -262,14 +263,17 @@ fn port_67_answers_discovers_only() {
 #[test]
 fn an_address_request_tells_the_address_and_gets_no_answer() {
     for server in [[10, 88, 0, 2], SERVER.octets()] {
-        let message = with_option(address_request_from_ovmf(), 54, &server);
-        let Outcome::Ignore { reason, seen: Some(seen) } = handle(Port::Server67, NOWHERE, &message) else {
-            panic!("answered");
-        };
-        assert_eq!(reason, IgnoreReason::NotForBootServer);
-        assert_eq!(seen.requested_ip, Some(CLIENT));
-        assert_eq!(seen.mac, Mac(MAC));
-        assert_eq!(seen.uuid, Some(Uuid::from_u128(0x8c9d6b1e_0d4b_4b0e_9d6f_0123456789ab)));
+        for request in [address_request_from_ovmf(), address_request_from_qemu_rom()] {
+            let message = with_option(request, 54, &server);
+            let Outcome::Ignore { reason, seen: Some(seen) } = handle(Port::Server67, NOWHERE, &message)
+            else {
+                panic!("answered");
+            };
+            assert_eq!(reason, IgnoreReason::NotForBootServer);
+            assert_eq!(seen.requested_ip, Some(Ipv4Addr::new(10, 0, 2, 15)));
+            assert_eq!(seen.mac, Mac(MAC));
+            assert_eq!(seen.uuid, Some(Uuid::from_u128(0x8c9d6b1e_0d4b_4b0e_9d6f_0123456789ab)));
+        }
     }
 }
 
@@ -392,7 +396,7 @@ fn every_packet_is_counted_once() {
 proptest! {
     #[test]
     fn every_reply_is_well_formed_and_fits(
-        which in 0..10_usize,
+        which in 0..fixtures::all().len(),
         changes in prop::collection::vec((0..400_usize, any::<u8>()), 0..6),
         on_4011: bool,
         source: [u8; 4],
