@@ -283,11 +283,9 @@ impl Call {
         if let Some(credit) = self.inbox.credit() {
             return Some(Frame::Window(credit));
         }
-        let wants_headers = !self.outbox.is_free() || self.close.is_some();
-        if let Some(headers) = self.headers.take().or_else(|| {
-            // Peers expect headers before the end, even when there is nothing to say in them.
-            (wants_headers && !self.headers_sent).then(Metadata::new)
-        }) {
+        // Before the first message even when there is nothing to say; an end without messages needs none.
+        let bare = !self.outbox.is_free() && !self.headers_sent;
+        if let Some(headers) = self.headers.take().or_else(|| bare.then(Metadata::new)) {
             self.headers_sent = true;
             return Some(Frame::Headers(headers));
         }

@@ -203,7 +203,7 @@ fn an_answer_that_ends_within_a_message_is_an_error() {
 }
 
 #[test]
-fn headers_go_before_messages_and_before_the_end() {
+fn headers_go_before_messages_and_the_end_behind_them() {
     let mut callee = callee_with_call();
     callee.send(1, Bytes::from_static(b"x")).unwrap();
     assert_eq!(callee.send(1, Bytes::new()), Err(Refused(Bytes::new())));

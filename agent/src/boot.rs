@@ -1,0 +1,149 @@
+//! What happens from the moment that the kernel is ready: network, join, tunnel, for ever.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use agent_wire::tunnel::{self, FINGERPRINT_HEADER, Limits, MACHINE_ID_HEADER};
+use tokio::sync::mpsc;
+use tonic::metadata::{MetadataMap, MetadataValue};
+use tonic::service::Routes;
+
+use crate::cmdline::{Cmdline, substitute};
+use crate::console::chain;
+use crate::identity::{self, Identity, IdentityError};
+use crate::inventory::{self, Inventory, Source};
+use crate::machine::{BareMetal, Machine};
+use crate::retry::Backoff;
+use crate::service::Agent;
+use crate::{join, net, say};
+
+/// A tunnel of a machine that is not known yet may be refused, so the join goes first; a machine that
+/// cannot join is still worth a tunnel, after this.
+const JOIN_HEADSTART: Duration = Duration::from_secs(15);
+/// A tunnel that held this long was a good one: the next try comes soon.
+const GOOD_TUNNEL: Duration = Duration::from_secs(30);
+
+/// The boot cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum BootError {
+    /// The kernel does not say how it was started.
+    #[error("kernel command line cannot be read")]
+    Cmdline(#[source] std::io::Error),
+    /// The machine does not say who it is.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// Neither a configuration nor a provider is named.
+    #[error("kernel command line has neither talos.config nor metal.provider.address")]
+    NothingToDo,
+}
+
+/// The tunnel's two services.
+pub fn routes<M: Machine, S: Source>(machine: Arc<M>, source: Arc<S>, test_mode: bool) -> Routes {
+    Routes::new(Agent::server(machine, test_mode)).add_service(Inventory::server(source))
+}
+
+/// The metadata that opens a tunnel.
+pub fn tunnel_metadata(identity: &Identity) -> MetadataMap {
+    let mut metadata = MetadataMap::new();
+    for (key, value) in [(MACHINE_ID_HEADER, &identity.uuid), (FINGERPRINT_HEADER, &identity.fingerprint)] {
+        if let Ok(value) = MetadataValue::try_from(value) {
+            metadata.insert(key, value);
+        }
+    }
+    metadata
+}
+
+/// Keeps a tunnel open. Never returns.
+pub async fn keep_tunnel(uri: &str, identity: &Identity, routes: Routes, mut backoff: Backoff) {
+    loop {
+        let begun = tokio::time::Instant::now();
+        say!("tunnel: {}", tunnel_once(uri, identity, routes.clone()).await);
+        if begun.elapsed() > GOOD_TUNNEL {
+            backoff.reset();
+        }
+        let wait = backoff.next_wait();
+        say!("tunnel: again in {} s", wait.as_secs());
+        tokio::time::sleep(wait).await;
+    }
+}
+
+async fn tunnel_once(uri: &str, identity: &Identity, routes: Routes) -> String {
+    let Ok(target) = uri.parse() else { return format!("{uri:?} is no address") };
+    let channel = match tunnel::connect(target).await {
+        Ok(channel) => channel,
+        Err(error) => return chain(&error),
+    };
+    let opened = || say!("tunnel: open to {uri}");
+    match tunnel::serve_with(channel, tunnel_metadata(identity), routes, Limits::default(), opened).await {
+        Ok(ended) => format!("ended: {}", ended.reason),
+        Err(error) => chain(&error),
+    }
+}
+
+/// The whole of it. Returns only when it cannot even begin.
+pub async fn run() -> Result<(), BootError> {
+    let text = std::fs::read_to_string("/proc/cmdline").map_err(BootError::Cmdline)?;
+    let cmdline = Cmdline::parse(&text);
+    let provider = match cmdline.provider_uri() {
+        Some(Err(reason)) => {
+            say!("tunnel: {reason}");
+            None
+        }
+        uri => uri.and_then(Result::ok),
+    };
+    if cmdline.config_url.is_none() && provider.is_none() {
+        return Err(BootError::NothingToDo);
+    }
+
+    let seed = uuid::Uuid::new_v4().as_u128() as u32;
+    let (sender, addresses) = mpsc::channel(16);
+    let ((), result) = tokio::join!(net::run(sender, seed), serve(&cmdline, provider, addresses, seed));
+    result
+}
+
+/// Everything after the first address. Ends at once when the network ends, else never.
+async fn serve(
+    cmdline: &Cmdline,
+    provider: Option<String>,
+    mut addresses: mpsc::Receiver<net::Up>,
+    seed: u32,
+) -> Result<(), BootError> {
+    // When there is none, the network has said why.
+    let Some(first) = addresses.recv().await else { return Ok(()) };
+    // Only now: the fingerprint covers every NIC, and the last driver may have come up late.
+    let identity = Identity::read(Path::new(identity::DMI), Path::new(net::SYS_NET))?;
+    say!("this machine is {}", identity.uuid);
+
+    let mac = net::mac_text(first.nic.mac);
+    let serial = std::fs::read_to_string(Path::new(identity::DMI).join("product_serial")).unwrap_or_default();
+    let url = cmdline
+        .config_url
+        .as_deref()
+        .map(|url| substitute(url, &identity.uuid, Some(&mac), Some(serial.trim())));
+    let join = async {
+        match &url {
+            Some(url) => drop(join::join(url, &identity, Backoff::new(seed)).await),
+            None => say!("no talos.config: does not join"),
+        }
+    };
+    let mut join = std::pin::pin!(join);
+    let joined = tokio::time::timeout(JOIN_HEADSTART, &mut join).await.is_ok();
+
+    let tunnel = async {
+        if let Some(uri) = &provider {
+            let source = Arc::new(inventory::collect::Machine::default());
+            let routes = routes(Arc::new(BareMetal), source, cmdline.test_mode);
+            keep_tunnel(uri, &identity, routes, Backoff::new(seed.rotate_left(7))).await;
+        }
+    };
+    let rest = async {
+        if !joined {
+            join.await;
+        }
+        // Later addresses need no further act, but somebody has to listen.
+        while addresses.recv().await.is_some() {}
+    };
+    tokio::join!(tunnel, rest);
+    Ok(())
+}

@@ -1,0 +1,88 @@
+//! What the kernel command line tells the agent.
+
+/// The arguments that matter here.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cmdline {
+    /// `talos.config`: where the join configuration is, with variables still in it.
+    pub config_url: Option<String>,
+    /// `metal.provider.address`: where the tunnel goes.
+    pub provider: Option<String>,
+    /// `metal.provider.test.mode`: power is switched by an API outside of the machine.
+    pub test_mode: bool,
+}
+
+impl Cmdline {
+    /// Reads `/proc/cmdline`. The last of equal arguments wins, as in Talos.
+    pub fn parse(text: &str) -> Self {
+        let mut cmdline = Self::default();
+        for argument in text.split_ascii_whitespace() {
+            let (key, value) = argument.split_once('=').unwrap_or((argument, ""));
+            match key {
+                "talos.config" if !value.is_empty() => cmdline.config_url = Some(value.to_owned()),
+                "metal.provider.address" if !value.is_empty() => cmdline.provider = Some(value.to_owned()),
+                "metal.provider.test.mode" => cmdline.test_mode = matches!(value, "1" | "true" | "t"),
+                _ => {}
+            }
+        }
+        cmdline
+    }
+
+    /// The tunnel's address as a URI for tonic; an error names what is not supported.
+    pub fn provider_uri(&self) -> Option<Result<String, String>> {
+        let address = self.provider.as_deref()?;
+        if address.starts_with("https://") {
+            return Some(Err(format!("{address}: TLS is not supported yet")));
+        }
+        let host = address.strip_prefix("http://").unwrap_or(address);
+        Some(Ok(format!("http://{}", host.trim_end_matches('/'))))
+    }
+}
+
+/// Puts the machine's own values in place of Talos' variables, plain or percent-encoded. A variable without
+/// a value stays, as in Talos.
+pub fn substitute(url: &str, uuid: &str, mac: Option<&str>, serial: Option<&str>) -> String {
+    let mut url = url.to_owned();
+    for (name, value) in [("uuid", Some(uuid)), ("mac", mac), ("serial", serial)] {
+        let Some(value) = value.filter(|value| !value.is_empty()) else { continue };
+        for form in [format!("${{{name}}}"), format!("%24%7B{name}%7D"), format!("%24%7b{name}%7d")] {
+            url = url.replace(&form, value);
+        }
+    }
+    url
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_arguments_of_an_agent_boot_are_read() {
+        let cmdline = Cmdline::parse(
+            "initrd=x talos.config=http://10.0.0.1:50042/config?u=${uuid} console=tty0 console=ttyS0 \
+             metal.provider.address=10.0.0.1:50042 metal.provider.test.mode=1\n",
+        );
+        assert_eq!(cmdline.config_url.as_deref(), Some("http://10.0.0.1:50042/config?u=${uuid}"));
+        assert_eq!(cmdline.provider_uri(), Some(Ok("http://10.0.0.1:50042".into())));
+        assert!(cmdline.test_mode);
+    }
+
+    #[test]
+    fn without_arguments_there_is_nothing() {
+        assert_eq!(Cmdline::parse(""), Cmdline::default());
+        assert_eq!(Cmdline::parse("talos.config= metal.provider.address"), Cmdline::default());
+        assert_eq!(Cmdline::default().provider_uri(), None);
+    }
+
+    #[test]
+    fn a_provider_over_tls_is_told_to_be_unsupported() {
+        let cmdline = Cmdline::parse("metal.provider.address=https://10.0.0.1:50043");
+        assert!(cmdline.provider_uri().unwrap().is_err());
+    }
+
+    #[test]
+    fn variables_are_replaced_in_either_form() {
+        let url =
+            substitute("http://a/c?u=${uuid}&v=%24%7Buuid%7D&m=${mac}&s=${serial}", "id", Some("m"), None);
+        assert_eq!(url, "http://a/c?u=id&v=id&m=m&s=${serial}");
+    }
+}

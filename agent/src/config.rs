@@ -1,0 +1,137 @@
+//! The join configuration: Talos' multi-document YAML, as far as an agent needs it.
+
+use serde::Deserialize;
+
+/// Where and with what the machine registers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JoinConfig {
+    /// Address of the machine API, as a URI for tonic.
+    pub endpoint: String,
+    /// Join token, decoded.
+    pub join_token: Option<String>,
+    /// Where events go, ip:port.
+    pub event_endpoint: Option<String>,
+}
+
+/// The text cannot be acted on.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// Not YAML.
+    #[error("configuration is no valid YAML")]
+    Yaml(#[from] serde_yaml_ng::Error),
+    /// Nothing in it says where to join.
+    #[error("configuration has no SideroLinkConfig")]
+    NoSideroLink,
+    /// The address cannot be used.
+    #[error("apiUrl {0:?} is not grpc:// or http://")]
+    ApiUrl(String),
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Document {
+    kind: String,
+    api_url: String,
+    endpoint: String,
+}
+
+impl JoinConfig {
+    /// Reads the documents; those of other kinds are left alone.
+    pub fn parse(text: &str) -> Result<Self, ConfigError> {
+        let mut api_url = None;
+        let mut event_endpoint = None;
+        for document in serde_yaml_ng::Deserializer::from_str(text) {
+            // An empty document is null.
+            let document = Option::<Document>::deserialize(document)?.unwrap_or_default();
+            match document.kind.as_str() {
+                "SideroLinkConfig" => api_url = Some(document.api_url),
+                "EventSinkConfig" => event_endpoint = Some(document.endpoint),
+                _ => {}
+            }
+        }
+        let api_url = api_url.ok_or(ConfigError::NoSideroLink)?;
+        let (endpoint, join_token) = split_api_url(&api_url)?;
+        Ok(Self { endpoint, join_token, event_endpoint })
+    }
+}
+
+/// `grpc://ip:port?jointoken=…` in its parts.
+fn split_api_url(url: &str) -> Result<(String, Option<String>), ConfigError> {
+    let (address, query) = url.split_once('?').unwrap_or((url, ""));
+    let host = address
+        .strip_prefix("grpc://")
+        .or_else(|| address.strip_prefix("http://"))
+        .map(|host| host.trim_end_matches('/'))
+        .filter(|host| !host.is_empty())
+        // The query carries a secret: it stays out of the error.
+        .ok_or_else(|| ConfigError::ApiUrl(address.to_owned()))?;
+    let token = query
+        .split('&')
+        .find_map(|pair| pair.strip_prefix("jointoken="))
+        .map(percent_decode)
+        .filter(|token| !token.is_empty());
+    Ok((format!("http://{host}"), token))
+}
+
+/// Undoes percent encoding; what is not validly encoded stays as it is.
+pub fn percent_decode(text: &str) -> String {
+    let bytes = text.as_bytes();
+    let mut decoded = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while let Some(&byte) = bytes.get(at) {
+        let code = (byte == b'%')
+            .then(|| text.get(at + 1..at + 3))
+            .flatten()
+            .filter(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()))
+            .and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        decoded.push(code.unwrap_or(byte));
+        at += if code.is_some() { 3 } else { 1 };
+    }
+    String::from_utf8_lossy(&decoded).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const SERVED: &str = "apiVersion: v1alpha1
+kind: SideroLinkConfig
+apiUrl: grpc://10.77.0.1:8090?jointoken=v2%3AeyJhIjp7fX0%3D
+---
+apiVersion: v1alpha1
+kind: EventSinkConfig
+endpoint: '10.77.0.1:8090'
+---
+apiVersion: v1alpha1
+kind: KmsgLogConfig
+name: omni-kmsg
+url: tcp://10.77.0.1:8092
+---
+";
+
+    #[test]
+    fn the_served_documents_are_read() {
+        let config = JoinConfig::parse(SERVED).unwrap();
+        assert_eq!(config.endpoint, "http://10.77.0.1:8090");
+        assert_eq!(config.join_token.as_deref(), Some("v2:eyJhIjp7fX0="));
+        assert_eq!(config.event_endpoint.as_deref(), Some("10.77.0.1:8090"));
+    }
+
+    #[test]
+    fn what_cannot_be_acted_on_is_an_error_without_the_token() {
+        assert!(matches!(JoinConfig::parse(""), Err(ConfigError::NoSideroLink)));
+        assert!(matches!(JoinConfig::parse("kind: [\n"), Err(ConfigError::Yaml(_))));
+        let error =
+            JoinConfig::parse("kind: SideroLinkConfig\napiUrl: https://a?jointoken=SECRET\n").unwrap_err();
+        assert!(!error.to_string().contains("SECRET"));
+    }
+
+    proptest! {
+        #[test]
+        fn decoding_never_panics(text in ".*", url in ".*") {
+            let _ = percent_decode(&text);
+            let _ = split_api_url(&url);
+        }
+    }
+}

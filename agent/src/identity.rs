@@ -1,0 +1,122 @@
+//! Who this machine is: SMBIOS UUID, fingerprint, and the keys it shows when it registers.
+
+use std::path::Path;
+
+use agent_wire::token::{NodeUniqueToken, fingerprint_input, hex};
+use base64::Engine;
+use ring::agreement::{EphemeralPrivateKey, X25519};
+use ring::rand::SystemRandom;
+
+use crate::{net, sys};
+
+/// Where the kernel shows SMBIOS strings.
+pub const DMI: &str = "/sys/class/dmi/id";
+
+/// Who this machine is, for as long as this boot lasts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// SMBIOS UUID, lower case.
+    pub uuid: String,
+    /// SHA-256 of the physical addresses, as Omni computes it.
+    pub fingerprint: String,
+    /// What Omni compares from the second time on.
+    pub token: NodeUniqueToken,
+    /// A valid WireGuard key; no tunnel is built with it.
+    pub public_key: String,
+}
+
+/// The machine cannot say who it is.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// Firmware without a usable UUID.
+    #[error("firmware tells no SMBIOS UUID")]
+    NoUuid,
+    /// The kernel gave no randomness.
+    #[error("no randomness for a key")]
+    NoRandomness,
+}
+
+impl Identity {
+    /// Reads and makes what is needed.
+    pub fn read(dmi: &Path, sys_net: &Path) -> Result<Self, IdentityError> {
+        let uuid = uuid(dmi)?;
+        let fingerprint = fingerprint(sys_net, &sys::permanent_address);
+        let token =
+            NodeUniqueToken { fingerprint: fingerprint.clone(), token: uuid::Uuid::new_v4().to_string() };
+        Ok(Self { uuid, fingerprint, token, public_key: public_key()? })
+    }
+}
+
+/// The SMBIOS UUID, lower case, as iPXE and Talos tell it.
+pub fn uuid(dmi: &Path) -> Result<String, IdentityError> {
+    let text = std::fs::read_to_string(dmi.join("product_uuid")).map_err(|_| IdentityError::NoUuid)?;
+    let uuid = uuid::Uuid::parse_str(text.trim()).map_err(|_| IdentityError::NoUuid)?;
+    if uuid.is_nil() || uuid.is_max() {
+        return Err(IdentityError::NoUuid);
+    }
+    Ok(uuid.to_string())
+}
+
+/// The fingerprint of the physical links; `permanent` gives the address that a NIC came with.
+pub fn fingerprint(sys_net: &Path, permanent: &dyn Fn(&str) -> Option<[u8; 6]>) -> String {
+    let addresses: Vec<[u8; 6]> =
+        net::nics(sys_net).into_iter().map(|nic| permanent(&nic.name).unwrap_or(nic.mac)).collect();
+    hex(ring::digest::digest(&ring::digest::SHA256, &fingerprint_input(&addresses)).as_ref())
+}
+
+fn public_key() -> Result<String, IdentityError> {
+    let key = EphemeralPrivateKey::generate(&X25519, &SystemRandom::new())
+        .and_then(|key| key.compute_public_key())
+        .map_err(|_| IdentityError::NoRandomness)?;
+    Ok(base64::engine::general_purpose::STANDARD.encode(key.as_ref()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    fn link(sys: &Path, name: &str, index: u32, mac: &str) {
+        let link = sys.join(name);
+        fs::create_dir_all(link.join("device")).unwrap();
+        fs::write(link.join("type"), "1\n").unwrap();
+        fs::write(link.join("ifindex"), index.to_string()).unwrap();
+        fs::write(link.join("address"), mac).unwrap();
+    }
+
+    #[test]
+    fn the_uuid_is_lower_case_and_never_a_filler() {
+        let dmi = tempfile::tempdir().unwrap();
+        assert!(uuid(dmi.path()).is_err());
+        fs::write(dmi.path().join("product_uuid"), "4C4C4544-0031-3010-8034-C2C04F4E5131\n").unwrap();
+        assert_eq!(uuid(dmi.path()).unwrap(), "4c4c4544-0031-3010-8034-c2c04f4e5131");
+        for filler in ["00000000-0000-0000-0000-000000000000", "ffffffff-ffff-ffff-ffff-ffffffffffff", "x"] {
+            fs::write(dmi.path().join("product_uuid"), filler).unwrap();
+            assert!(uuid(dmi.path()).is_err());
+        }
+    }
+
+    #[test]
+    fn the_fingerprint_prefers_permanent_addresses_and_does_not_depend_on_order() {
+        let sys = tempfile::tempdir().unwrap();
+        assert_eq!(
+            fingerprint(sys.path(), &|_| None),
+            "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+        );
+        link(sys.path(), "eth0", 2, "52:54:00:00:00:02");
+        link(sys.path(), "eth1", 3, "52:54:00:00:00:01");
+        let one = fingerprint(sys.path(), &|_| None);
+        let swapped = fingerprint(sys.path(), &|name| match name {
+            "eth0" => Some([0x52, 0x54, 0, 0, 0, 1]),
+            _ => Some([0x52, 0x54, 0, 0, 0, 2]),
+        });
+        assert_eq!(one, swapped);
+        assert_ne!(one, fingerprint(sys.path(), &|_| Some([1; 6])));
+    }
+
+    #[test]
+    fn the_key_is_32_bytes_of_base64() {
+        let key = public_key().unwrap();
+        assert_eq!(base64::engine::general_purpose::STANDARD.decode(key).unwrap().len(), 32);
+    }
+}

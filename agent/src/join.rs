@@ -1,0 +1,82 @@
+//! Registers the machine: one call of SideroLink's Provision, repeated until it is answered.
+
+use std::time::Duration;
+
+use agent_wire::link::provision_service_client::ProvisionServiceClient;
+use agent_wire::link::{ProvisionRequest, ProvisionResponse};
+use tonic::Request;
+use tonic::transport::Endpoint;
+
+use crate::config::{ConfigError, JoinConfig};
+use crate::console::chain;
+use crate::fetch::{self, FetchError};
+use crate::identity::Identity;
+use crate::retry::Backoff;
+use crate::say;
+
+/// What the agent says of itself. From 1.6 on a unique token is taken in the same call, with which one
+/// call is enough (older ones are refused where tokens are required).
+pub const TALOS_VERSION: &str = "v1.13.7";
+/// Omni answers within five seconds, the hub at once.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// One attempt failed.
+#[derive(Debug, thiserror::Error)]
+pub enum JoinError {
+    /// No configuration.
+    #[error("join configuration cannot be had")]
+    Fetch(#[from] FetchError),
+    /// A configuration that is no use.
+    #[error("join configuration is no use")]
+    Config(#[from] ConfigError),
+    /// No connection.
+    #[error("machine API cannot be reached")]
+    Connect(#[from] tonic::transport::Error),
+    /// Refused.
+    #[error("machine API refused: {0}")]
+    Refused(String),
+}
+
+/// The call's contents.
+pub fn request(identity: &Identity, config: &JoinConfig) -> ProvisionRequest {
+    ProvisionRequest {
+        node_uuid: identity.uuid.clone(),
+        node_public_key: identity.public_key.clone(),
+        join_token: config.join_token.clone(),
+        node_unique_token: Some(identity.token.encode()),
+        talos_version: Some(TALOS_VERSION.to_owned()),
+        wireguard_over_grpc: None,
+    }
+}
+
+/// One attempt: the configuration is fetched anew, since its token may have changed.
+pub async fn attempt(config_url: &str, identity: &Identity) -> Result<ProvisionResponse, JoinError> {
+    let config = JoinConfig::parse(&fetch::get(config_url).await?)?;
+    let channel = Endpoint::from_shared(config.endpoint.clone())?
+        .connect_timeout(PATIENCE)
+        .timeout(PATIENCE)
+        .connect()
+        .await?;
+    let response = ProvisionServiceClient::new(channel)
+        .provision(Request::new(request(identity, &config)))
+        .await
+        .map_err(|status| JoinError::Refused(format!("{:?}: {}", status.code(), status.message())))?;
+    Ok(response.into_inner())
+}
+
+/// Attempts until one succeeds.
+pub async fn join(config_url: &str, identity: &Identity, mut backoff: Backoff) -> ProvisionResponse {
+    loop {
+        match attempt(config_url, identity).await {
+            Ok(response) => {
+                say!("joined as {} ({})", identity.uuid, response.node_address_prefix);
+                return response;
+            }
+            Err(error) => {
+                let wait = backoff.next_wait();
+                say!("join: {}; again in {} s", chain(&error), wait.as_secs());
+                tokio::time::sleep(wait).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! The agent against a small appliance on loopback: configuration, join, tunnel, service, inventory.
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use agent_wire::inventory::{DISKS, SYSTEM_INFORMATION, SYSTEM_INFORMATION_ID};
+use agent_wire::link::provision_service_server::{ProvisionService, ProvisionServiceServer};
+use agent_wire::link::{ProvisionRequest, ProvisionResponse};
+use agent_wire::management::agent_service_client::AgentServiceClient;
+use agent_wire::management::*;
+use agent_wire::talos::block::DiskSpec;
+use agent_wire::token::NodeUniqueToken;
+use agent_wire::tunnel::{Opened, TunnelChannel, TunnelHandler, TunnelService};
+use bootlace_agent::boot::{keep_tunnel, routes};
+use bootlace_agent::identity::Identity;
+use bootlace_agent::inventory::Item;
+use bootlace_agent::join;
+use bootlace_agent::machine::Machine;
+use bootlace_agent::retry::Backoff;
+use cosi_wire::resource::state_client::StateClient;
+use cosi_wire::resource::{GetRequest, ListRequest, WatchRequest};
+use prost::Message;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{Code, Request, Response, Status};
+
+async fn soon<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(20), what).await.expect("this takes too long")
+}
+
+fn identity() -> Identity {
+    Identity {
+        uuid: "4c4c4544-0031-3010-8034-c2c04f4e5131".into(),
+        fingerprint: "ab".repeat(32),
+        token: NodeUniqueToken { fingerprint: "ab".repeat(32), token: "t".into() },
+        public_key: "k".into(),
+    }
+}
+
+/// A machine that remembers what was done to it.
+#[derive(Default)]
+struct Remembers {
+    done: Mutex<Vec<String>>,
+    bmc: bool,
+    broken: bool,
+}
+
+impl Machine for Remembers {
+    fn wipe(&self, zeroes: bool) -> Result<(), String> {
+        self.done.lock().unwrap().push(format!("wipe {zeroes}"));
+        if self.broken { Err("sda: write failed".into()) } else { Ok(()) }
+    }
+    fn reboot(&self) {
+        self.done.lock().unwrap().push("reboot".into());
+    }
+    fn has_bmc(&self) -> bool {
+        self.bmc
+    }
+}
+
+/// Far more disks than fit into one window.
+fn many_disks() -> Vec<Item> {
+    let disk = |index: usize| DiskSpec { model: "m".repeat(200), size: index as u64, ..Default::default() };
+    let mut items: Vec<Item> = (0..1000)
+        .map(|index| Item {
+            namespace: DISKS.0,
+            kind: DISKS.1,
+            id: format!("sd{index}"),
+            spec: disk(index).encode_to_vec(),
+        })
+        .collect();
+    items.push(Item {
+        namespace: SYSTEM_INFORMATION.0,
+        kind: SYSTEM_INFORMATION.1,
+        id: SYSTEM_INFORMATION_ID.into(),
+        spec: vec![],
+    });
+    items
+}
+
+struct Tunnels(mpsc::UnboundedSender<Opened>);
+
+#[tonic::async_trait]
+impl TunnelHandler for Tunnels {
+    async fn open(&self, opened: Opened) -> Result<(), Status> {
+        self.0.send(opened).map_err(|_| Status::unavailable("over"))
+    }
+    async fn closed(&self, _machine_id: &str, _channel: &TunnelChannel, _reason: &str) {}
+}
+
+/// Opens a tunnel to an agent on this machine; the task keeps it open.
+async fn tunnel_to(
+    machine: Arc<Remembers>,
+    test_mode: bool,
+) -> (mpsc::UnboundedReceiver<Opened>, tokio::task::JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (sender, opened) = mpsc::unbounded_channel();
+    let service = TunnelService::new(Arc::new(Tunnels(sender))).into_server();
+    tokio::spawn(
+        tonic::transport::Server::builder()
+            .add_service(service)
+            .serve_with_incoming(TcpListenerStream::new(listener)),
+    );
+    let agent = tokio::spawn(async move {
+        let routes = routes(machine, Arc::new(many_disks), test_mode);
+        keep_tunnel(&format!("http://{address}"), &identity(), routes, Backoff::new(1)).await;
+    });
+    (opened, agent)
+}
+
+#[tokio::test]
+async fn the_agent_says_who_it_is_and_comes_back_when_its_tunnel_is_closed() {
+    let (mut tunnels, _agent) = tunnel_to(Arc::default(), false).await;
+    let first = soon(tunnels.recv()).await.unwrap();
+    assert_eq!(first.machine_id, identity().uuid);
+    assert_eq!(first.fingerprint(), Some(identity().fingerprint.as_str()));
+    first.channel.close("test");
+    let second = soon(tunnels.recv()).await.unwrap();
+    assert!(!second.channel.same_tunnel(&first.channel));
+    soon(AgentServiceClient::new(second.channel).hello(HelloRequest {})).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_agent_wipes_and_reboots_when_it_is_told_to() {
+    let machine = Arc::new(Remembers::default());
+    let (mut tunnels, _agent) = tunnel_to(machine.clone(), true).await;
+    let mut client = AgentServiceClient::new(soon(tunnels.recv()).await.unwrap().channel);
+    soon(client.wipe_disks(WipeDisksRequest { zeroes: true })).await.unwrap();
+    soon(client.reboot(RebootRequest {})).await.unwrap();
+    assert_eq!(*machine.done.lock().unwrap(), ["wipe true", "reboot"]);
+}
+
+#[tokio::test]
+async fn a_wipe_that_fails_is_an_error_with_its_cause() {
+    let (mut tunnels, _agent) =
+        tunnel_to(Arc::new(Remembers { broken: true, ..Default::default() }), true).await;
+    let mut client = AgentServiceClient::new(soon(tunnels.recv()).await.unwrap().channel);
+    let status = soon(client.wipe_disks(WipeDisksRequest { zeroes: false })).await.unwrap_err();
+    assert_eq!(status.code(), Code::Internal);
+    assert!(status.message().contains("sda: write failed"));
+}
+
+#[tokio::test]
+async fn power_management_tells_what_there_is() {
+    for (bmc, test_mode) in [(false, true), (false, false), (true, false)] {
+        let (mut tunnels, _agent) =
+            tunnel_to(Arc::new(Remembers { bmc, ..Default::default() }), test_mode).await;
+        let mut client = AgentServiceClient::new(soon(tunnels.recv()).await.unwrap().channel);
+        let answer = soon(client.get_power_management(GetPowerManagementRequest::default())).await;
+        match answer {
+            Ok(answer) => {
+                assert!(!bmc);
+                assert_eq!(answer.get_ref().api.is_some(), test_mode);
+                assert_eq!(answer.get_ref().ipmi, None);
+            }
+            Err(status) => assert!(bmc && status.code() == Code::Unimplemented),
+        }
+        let ipmi = set_power_management_request::Ipmi { username: "u".into(), password: "p".into() };
+        let set = SetPowerManagementRequest { ipmi: Some(ipmi), api: None };
+        let answer = soon(client.set_power_management(set)).await.map_err(|status| status.code());
+        assert_eq!(answer.map(|_| ()), if test_mode { Ok(()) } else { Err(Code::Unimplemented) });
+    }
+}
+
+#[tokio::test]
+async fn the_inventory_is_listed_over_the_tunnel_and_read_only() {
+    let (mut tunnels, _agent) = tunnel_to(Arc::default(), true).await;
+    let mut client = StateClient::new(soon(tunnels.recv()).await.unwrap().channel);
+    let request = ListRequest { namespace: DISKS.0.into(), r#type: DISKS.1.into(), ..Default::default() };
+    let mut list = soon(client.list(request)).await.unwrap().into_inner();
+    let mut sizes = 0;
+    while let Some(response) = soon(list.next()).await {
+        let resource = response.unwrap().resource.unwrap();
+        sizes += DiskSpec::decode(&resource.spec.unwrap().proto_spec[..]).unwrap().size;
+    }
+    assert_eq!(sizes, (0..1000u64).sum::<u64>());
+
+    let get = |id: &str| GetRequest {
+        namespace: SYSTEM_INFORMATION.0.into(),
+        r#type: SYSTEM_INFORMATION.1.into(),
+        id: id.into(),
+        ..Default::default()
+    };
+    let found = soon(client.get(get(SYSTEM_INFORMATION_ID))).await.unwrap().into_inner();
+    assert_eq!(found.resource.unwrap().metadata.unwrap().phase, "running");
+    assert_eq!(soon(client.get(get("x"))).await.unwrap_err().code(), Code::NotFound);
+    let watch = soon(client.watch(WatchRequest::default())).await.map(|_| ()).unwrap_err();
+    assert_eq!(watch.code(), Code::Unimplemented);
+    let create = soon(client.create(cosi_wire::resource::CreateRequest::default())).await.unwrap_err();
+    assert_eq!(create.code(), Code::PermissionDenied);
+}
+
+#[tokio::test]
+async fn a_list_that_nobody_reads_on_is_given_up() {
+    let (mut tunnels, _agent) = tunnel_to(Arc::default(), true).await;
+    let mut client = StateClient::new(soon(tunnels.recv()).await.unwrap().channel);
+    let request = ListRequest { namespace: DISKS.0.into(), r#type: DISKS.1.into(), ..Default::default() };
+    // More often than there are places: each must be freed.
+    for _ in 0..200 {
+        let mut list = soon(client.list(request.clone())).await.unwrap().into_inner();
+        soon(list.next()).await.unwrap().unwrap();
+    }
+    let whole = soon(client.list(request)).await.unwrap().into_inner().collect::<Vec<_>>();
+    assert_eq!(soon(whole).await.len(), 1000);
+}
+
+struct MachineApi(Mutex<Vec<ProvisionRequest>>);
+
+#[tonic::async_trait]
+impl ProvisionService for MachineApi {
+    async fn provision(
+        &self,
+        request: Request<ProvisionRequest>,
+    ) -> Result<Response<ProvisionResponse>, Status> {
+        let mut seen = self.0.lock().unwrap();
+        seen.push(request.into_inner());
+        if seen.len() == 1 {
+            return Err(Status::permission_denied("the token is not valid"));
+        }
+        Ok(Response::new(ProvisionResponse {
+            node_address_prefix: "fdae::2/64".into(),
+            ..Default::default()
+        }))
+    }
+}
+
+#[tokio::test]
+async fn the_machine_joins_with_what_its_configuration_says() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let api = listener.local_addr().unwrap();
+    let service = Arc::new(MachineApi(Mutex::default()));
+    tokio::spawn(
+        tonic::transport::Server::builder()
+            .add_service(ProvisionServiceServer::from_arc(service.clone()))
+            .serve_with_incoming(TcpListenerStream::new(listener)),
+    );
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/config?u=x", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let _ = stream.read(&mut [0; 1024]).await;
+            let body = format!("kind: SideroLinkConfig\napiUrl: grpc://{api}?jointoken=v2%3Aabc%3D\n");
+            let _ = stream.write_all(format!("HTTP/1.0 200 OK\r\n\r\n{body}").as_bytes()).await;
+        }
+    });
+    let refused = soon(join::attempt(&url, &identity())).await.unwrap_err();
+    assert!(refused.to_string().contains("the token is not valid"));
+    let joined = soon(join::join(&url, &identity(), Backoff::new(1))).await;
+    assert_eq!(joined.node_address_prefix, "fdae::2/64");
+    let seen = service.0.lock().unwrap();
+    assert_eq!(seen[1].join_token.as_deref(), Some("v2:abc="));
+    assert_eq!(seen[1].node_uuid, identity().uuid);
+    assert_eq!(seen[1].talos_version.as_deref(), Some(join::TALOS_VERSION));
+    let token = NodeUniqueToken::decode(seen[1].node_unique_token.as_deref().unwrap()).unwrap();
+    assert_eq!(token, identity().token);
+}
