@@ -76,6 +76,7 @@ pub struct Hub {
     store: store::Store,
     observer: Observer,
     clock: Arc<dyn Fn() -> SystemTime + Send + Sync>,
+    room: limits::Room,
 }
 
 impl Hub {
@@ -91,7 +92,13 @@ impl Hub {
     ) -> Result<Self, OpenError> {
         let store = store::Store::new(state);
         setup::prepare(&config, &store).await?;
-        Ok(Self { config: Arc::new(config), store, observer, clock: Arc::new(SystemTime::now) })
+        Ok(Self {
+            config: Arc::new(config),
+            store,
+            observer,
+            clock: Arc::new(SystemTime::now),
+            room: limits::Room::default(),
+        })
     }
 
     /// Takes the time from this function.

@@ -14,12 +14,27 @@ pub(crate) const MAX_TALOS_VERSION: usize = 64;
 pub(crate) const MAX_PUBLIC_KEY: usize = 64;
 /// Machines of one hub: five times the largest site that it is measured with. Only a leaked join token gets
 /// near it.
-pub(crate) const MAX_MACHINES: usize = 10_000;
+const MAX_MACHINES: usize = 10_000;
 /// Machines in limbo at once: each lasts [`PENDING_LIFETIME`], so this is a boot storm of a large site.
-pub(crate) const MAX_PENDING: usize = 1_000;
+const MAX_PENDING: usize = 1_000;
 /// A machine in limbo is forgotten after this time, as in Omni.
 pub(crate) const PENDING_LIFETIME: Duration = Duration::from_secs(30);
 /// Largest message of the machine API: all fields at their limits fit several times.
 pub(crate) const MAX_MESSAGE: usize = 64 * 1024;
 /// Pause before a failed reconciliation or a broken watch is tried again.
 pub(crate) const RETRY_PAUSE: Duration = Duration::from_millis(200);
+
+/// How many machines are kept.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Room {
+    /// With a link.
+    pub(crate) machines: usize,
+    /// In limbo.
+    pub(crate) pending: usize,
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        Self { machines: MAX_MACHINES, pending: MAX_PENDING }
+    }
+}

@@ -12,7 +12,7 @@ use provider::resources::{
 use provider::specs::SiderolinkSpec;
 
 use crate::Hub;
-use crate::limits::{MAX_PENDING, PENDING_LIFETIME, RETRY_PAUSE};
+use crate::limits::{PENDING_LIFETIME, RETRY_PAUSE};
 use crate::provision::{ProvisionError, Request, random_subnet};
 use crate::store::{decode, encode};
 
@@ -48,7 +48,7 @@ pub(crate) async fn put(
     conflict: bool,
 ) -> Result<SiderolinkSpec, ProvisionError> {
     let known = subnet(hub, &request.public_key).await?.is_some();
-    if !known && hub.store.list(&kind()).await?.len() >= MAX_PENDING {
+    if !known && hub.store.list(&kind()).await?.len() >= hub.room.pending {
         return Err(ProvisionError::TooMany);
     }
     let subnet = random_subnet()?;

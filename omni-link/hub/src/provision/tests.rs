@@ -2,12 +2,15 @@
 
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use cosi::embedded::{EmbeddedState, Options};
 use proptest::prelude::*;
 
+use super::request::{KEY_LENGTH, keeps_unique_token};
 use super::*;
 use crate::HubConfig;
-use crate::limits::MAX_PENDING;
+use crate::limits::Room;
 
 #[test]
 fn talos_keeps_a_unique_token_since_1_6() {
@@ -66,33 +69,53 @@ fn errors_have_omnis_codes() {
     }
 }
 
-#[tokio::test]
-async fn limbo_takes_so_many_and_no_more() {
+/// A hub with room for two machines and two in limbo, and its default join token.
+async fn small_hub() -> (Hub, String) {
     let config = HubConfig {
         provider_id: "bare-metal".to_owned(),
         machine_api_url: "grpc://127.0.0.1:8090".to_owned(),
         event_endpoint: "127.0.0.1:8090".to_owned(),
     };
     let state = Arc::new(EmbeddedState::in_memory(Options::default()).unwrap());
-    let hub = Hub::open(config, state, Arc::new(|_| {})).await.unwrap();
+    let mut hub = Hub::open(config, state, Arc::new(|_| {})).await.unwrap();
+    hub.room = Room { machines: 2, pending: 2 };
     let secret = hub.store.find::<SiderolinkConfigSpec>(SIDEROLINK_CONFIG_ID).await.unwrap().unwrap();
-    let request = |number: usize| {
-        let mut key = [0; KEY_LENGTH];
-        key[..8].copy_from_slice(&number.to_be_bytes());
-        ProvisionRequest {
-            node_uuid: format!("machine-{number}"),
-            node_public_key: STANDARD.encode(key),
-            join_token: Some(secret.spec.join_token.clone()),
-            talos_version: Some("v1.13.7".to_owned()),
-            ..ProvisionRequest::default()
-        }
-    };
-    for number in 0..MAX_PENDING {
-        hub.provision(request(number), None).await.unwrap();
+    (hub, secret.spec.join_token)
+}
+
+fn request_of(machine: u8, secret: &str) -> ProvisionRequest {
+    ProvisionRequest {
+        node_uuid: format!("machine-{machine}"),
+        node_public_key: STANDARD.encode([machine; KEY_LENGTH]),
+        join_token: Some(secret.to_owned()),
+        ..ProvisionRequest::default()
     }
-    let error = hub.provision(request(MAX_PENDING), None).await.unwrap_err();
+}
+
+#[tokio::test]
+async fn the_hub_takes_so_many_machines_and_no_more() {
+    let (hub, secret) = small_hub().await;
+    for machine in [1, 2] {
+        hub.provision(request_of(machine, &secret), None).await.unwrap();
+    }
+    let error = hub.provision(request_of(3, &secret), None).await.unwrap_err();
     assert!(matches!(error, ProvisionError::TooMany));
-    hub.provision(request(0), None).await.expect("who is there already may call again");
+    hub.provision(request_of(1, &secret), None).await.expect("who is there already may call again");
+}
+
+#[tokio::test]
+async fn limbo_takes_so_many_and_no_more() {
+    let (hub, secret) = small_hub().await;
+    let in_limbo = |machine| ProvisionRequest {
+        talos_version: Some("v1.13.7".to_owned()),
+        ..request_of(machine, &secret)
+    };
+    for machine in [1, 2] {
+        hub.provision(in_limbo(machine), None).await.unwrap();
+    }
+    let error = hub.provision(in_limbo(3), None).await.unwrap_err();
+    assert!(matches!(error, ProvisionError::TooMany));
+    hub.provision(in_limbo(1), None).await.expect("who is there already may call again");
 }
 
 proptest! {
