@@ -44,12 +44,12 @@ check: ## Format, lints, docs, unit and property tests; cargo-deny where it is i
 
 unit: setup ## Unit, property and fuzz-smoke tests, without virtual machines
 	cargo test --workspace --exclude testbed
-	cargo test -p testbed --lib --test architecture
+	cargo test -p testbed --lib --test architecture --test contract
 
 test: unit e2e ## Everything: unit, property and end-to-end tests in QEMU
 
 e2e: images ## Boots machines over the virtual PXE network (needs root)
-	cargo test -p testbed --test bed --test e2e -- --test-threads=1
+	cargo test -p testbed --test bed --test cleanup --test e2e -- --test-threads=1
 
 demo: images ## Three machines, three firmwares: from power-on to an installed system (KEEP=1 leaves it running)
 	$(BIN)/demo $(if $(KEEP),--keep)
