@@ -57,6 +57,9 @@ impl ApplianceSpec {
 /// The config of an appliance in a bed.
 fn config_text(state: &Path, assets: &Path, power: &Path, extra: &str) -> String {
     let (state, assets, power) = (state.display(), assets.display(), power.display());
+    // The stand-in system fetches what it installs from where Image Factory's files are served.
+    let installer =
+        format!("http://{APPLIANCE_ADDRESS}:50042/image/{SCHEMATIC}/{TALOS_VERSION}/metal-amd64.raw");
     format!(
         "state_dir = \"{state}\"\n\
          \n\
@@ -72,6 +75,7 @@ fn config_text(state: &Path, assets: &Path, power: &Path, extra: &str) -> String
          [boot]\n\
          assets_path = \"{assets}\"\n\
          schematic = \"{SCHEMATIC}\"\n\
+         extra_kernel_args = [\"standin.installer={installer}\"]\n\
          \n\
          [agent]\n\
          test_mode = true\n\
