@@ -11,9 +11,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use file::File;
-use netboot::ipxe::DiskMethod;
+use netboot::ipxe::{DiskMethod, KernelArgs};
 use power::PxeMode;
 use toml::Spanned;
+use tracing_subscriber::EnvFilter;
 
 /// Where a configuration is looked for when none is named.
 pub(crate) const DEFAULT_PATH: &str = "/etc/bootlace/appliance.toml";
@@ -90,7 +91,7 @@ pub(crate) struct Boot {
     /// Schematic of the Talos images.
     pub schematic: String,
     /// Kernel arguments for Talos.
-    pub extra_kernel_args: Vec<String>,
+    pub extra_kernel_args: KernelArgs,
 }
 
 /// See [`file::Agent`].
@@ -105,7 +106,7 @@ pub(crate) struct Agent {
     /// Limit of a wipe with zeroes.
     pub zeroes_wipe_timeout: Duration,
     /// Kernel arguments for the agent.
-    pub extra_kernel_args: Vec<String>,
+    pub extra_kernel_args: KernelArgs,
 }
 
 /// Flags that override keys of the file. The names are those of the peer provider.
@@ -303,11 +304,7 @@ impl Checker<'_> {
             boot: self.boot(&file.boot, flags)?,
             agent: self.agent(&file.agent, flags)?,
             machine_api_port,
-            log_level: if flags.debug {
-                "debug".into()
-            } else {
-                file.log.level.unwrap_or_else(|| "info".into())
-            },
+            log_level: self.log_level(&file.log.level, flags.debug)?,
             log_json: file.log.json,
         })
     }
@@ -341,7 +338,7 @@ impl Checker<'_> {
                 let ok = id.len() == 64 && id.bytes().all(|b| b.is_ascii_hexdigit());
                 ok.then(|| id.to_owned()).ok_or("a schematic id is 64 hexadecimal digits")
             })?,
-            extra_kernel_args: boot.extra_kernel_args.clone(),
+            extra_kernel_args: self.kernel_args(&boot.extra_kernel_args, "boot.extra_kernel_args")?,
         })
     }
 
@@ -363,7 +360,29 @@ impl Checker<'_> {
                 "agent.zeroes_wipe_timeout",
                 "24h",
             )?,
-            extra_kernel_args: agent.extra_kernel_args.clone(),
+            extra_kernel_args: self.kernel_args(&agent.extra_kernel_args, "agent.extra_kernel_args")?,
+        })
+    }
+
+    /// Checked here, so that a machine never gets a script that cannot be written.
+    fn kernel_args(&self, args: &[Spanned<String>], key: &str) -> Result<KernelArgs, ConfigError> {
+        args.iter().try_fold(KernelArgs::new(), |all, arg| {
+            all.arg(arg.get_ref()).map_err(|error| ConfigError::Invalid {
+                place: format!("{}:{}: {key}", self.name, line_of(self.text, &arg.span())),
+                message: error.to_string(),
+            })
+        })
+    }
+
+    fn log_level(&self, level: &Option<Spanned<String>>, debug: bool) -> Result<String, ConfigError> {
+        if debug {
+            return Ok("debug".into());
+        }
+        self.pick(&None, "", level, "log.level", "info", |level| match EnvFilter::try_new(level) {
+            Ok(_) => Ok(level.to_owned()),
+            Err(_) => {
+                Err("use error, warn, info, debug or trace, or a filter such as info,netboot_link=debug")
+            }
         })
     }
 

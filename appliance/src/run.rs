@@ -22,7 +22,7 @@ use cosi::embedded::EmbeddedState;
 use futures_util::FutureExt;
 use hub::{Hub, HubConfig};
 use netboot::dhcp::{Proxy, ProxyConfig};
-use netboot::ipxe::{BaseUrl, KernelArgs, init_script};
+use netboot::ipxe::{BaseUrl, init_script};
 use netboot::journal::Sink;
 use netboot_assets::{AssetDir, BootFiles};
 use netboot_link::{dhcp, http, tftp};
@@ -50,7 +50,7 @@ const LOCK_NAME: &str = "lock";
 
 /// Runs until a signal, or until a part ends.
 pub(crate) fn start(config: Config) -> anyhow::Result<()> {
-    start_logging(&config)?;
+    start_logging(&config);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .enable_all()
@@ -59,16 +59,11 @@ pub(crate) fn start(config: Config) -> anyhow::Result<()> {
     runtime.block_on(run(config))
 }
 
-fn start_logging(config: &Config) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&config.log_level)
-        .with_context(|| format!("log.level `{}` is no filter", config.log_level))?;
+fn start_logging(config: &Config) {
+    // The filter was checked with the configuration.
+    let filter = EnvFilter::new(&config.log_level);
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    if config.log_json {
-        builder.json().init()
-    } else {
-        builder.with_ansi(false).init()
-    }
-    Ok(())
+    if config.log_json { builder.json().init() } else { builder.with_ansi(false).init() }
 }
 
 async fn run(config: Config) -> anyhow::Result<()> {
@@ -260,8 +255,8 @@ fn start_netboot(
         disk_method: config.boot.disk_method,
         schematic: config.boot.schematic.clone(),
         agent_test_mode: config.agent.test_mode,
-        agent_args: kernel_args("agent.extra_kernel_args", &config.agent.extra_kernel_args)?,
-        talos_args: kernel_args("boot.extra_kernel_args", &config.boot.extra_kernel_args)?,
+        agent_args: config.agent.extra_kernel_args.clone(),
+        talos_args: config.boot.extra_kernel_args.clone(),
     };
     let policy = Arc::new(Policy::new(settings, view));
     let sink: Sink = {
@@ -297,12 +292,6 @@ fn start_netboot(
     let run = tftp::run(sockets.tftp, files, sink, shutdown.clone());
     spawn(tasks, "tftp", async move { Ok(run.await?) });
     Ok(())
-}
-
-fn kernel_args(key: &str, args: &[String]) -> anyhow::Result<KernelArgs> {
-    args.iter()
-        .try_fold(KernelArgs::new(), |all, arg| all.arg(arg))
-        .with_context(|| format!("{key} cannot be passed to a kernel"))
 }
 
 fn spawn(

@@ -80,7 +80,7 @@ pub(super) struct Boot {
     /// Image Factory schematic of the Talos images under `image/`.
     pub schematic: Option<Spanned<String>>,
     /// Kernel arguments for Talos, after the built-in ones.
-    pub extra_kernel_args: Vec<String>,
+    pub extra_kernel_args: Vec<Spanned<String>>,
 }
 
 /// `[agent]`
@@ -96,7 +96,7 @@ pub(super) struct Agent {
     /// Limit of a wipe with zeroes.
     pub zeroes_wipe_timeout: Option<Spanned<String>>,
     /// Kernel arguments for the agent, after the built-in ones.
-    pub extra_kernel_args: Vec<String>,
+    pub extra_kernel_args: Vec<Spanned<String>>,
 }
 
 /// `[hub]`
@@ -112,7 +112,7 @@ pub(super) struct Hub {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Log {
     /// Filter in tracing's syntax: `info`, `debug`, `netboot_link=debug`.
-    pub level: Option<String>,
+    pub level: Option<Spanned<String>>,
     /// One JSON object per line.
     pub json: bool,
 }

@@ -78,3 +78,15 @@ fn a_state_dir_too_long_for_a_socket_is_refused() {
 fn two_listeners_cannot_share_a_port() {
     assert!(error("[api]\nport = 8090\n").contains("must be two ports"));
 }
+
+#[test]
+fn a_kernel_argument_that_cannot_be_passed_is_named_with_its_line() {
+    let text = error("[boot]\nextra_kernel_args = [\n  \"ok=1\",\n  \"two words\",\n]\n");
+    assert!(text.starts_with("appliance.toml:4: boot.extra_kernel_args:"), "{text}");
+}
+
+#[test]
+fn a_log_level_that_is_no_filter_is_refused() {
+    let text = error("[log]\nlevel = \"loud=very\"\n");
+    assert!(text.starts_with("appliance.toml:2: log.level:"), "{text}");
+}
