@@ -150,7 +150,9 @@ fn running(view: &MachineView, now: SystemTime, reason: Reason) -> Result<(Power
     let decision = match (boot_mode(view).0, view.agent_accessible()) {
         (BootMode::Agent, true) | (BootMode::Disk, _) => return Err(reason),
         (BootMode::Talos, false) => return Err(Reason::TalosBooting),
-        (BootMode::Talos, true) if view.reached_agent() && since_reboot_over(view, now) => {
+        (BootMode::Talos, true)
+            if view.reached_agent() && (view.wiped_in_this_boot() || since_reboot_over(view, now)) =>
+        {
             (cycle, Reason::TalosWanted)
         }
         (BootMode::Agent, false) if view.reached_talos() => (cycle, Reason::AgentWanted),

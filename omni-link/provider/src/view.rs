@@ -158,6 +158,12 @@ impl MachineView {
         known.is_some_and(|known| machine.spec.install_event_id > known)
     }
 
+    /// The boot that we last caused was one to wipe the disks, and they are wiped.
+    pub(crate) fn wiped_in_this_boot(&self) -> bool {
+        let wiped_in = self.wipe.as_ref().and_then(|wipe| wipe.boot_at_wipe).and_then(system_time);
+        wiped_in.is_some() && wiped_in == self.last_boot()
+    }
+
     /// The agent came up in the boot that we last caused, or we caused none.
     pub(crate) fn reached_agent(&self) -> bool {
         self.agent_accessible()

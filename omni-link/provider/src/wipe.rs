@@ -1,5 +1,7 @@
 //! Whether a machine's disks are wiped now.
 
+use std::time::SystemTime;
+
 use crate::boot::requires_wipe;
 use crate::private::WipeStatusSpec;
 use crate::reason::Reason;
@@ -28,15 +30,16 @@ pub(crate) fn actionable(view: &MachineView) -> Result<&InfraMachine, Reason> {
     }
 }
 
-/// The record of a wipe that was done for this specification. It is taken when the wipe begins: whatever
+/// The record of a wipe that was done for this specification in the boot that began at `boot`. It is taken when the wipe begins: whatever
 /// changes while it runs asks for the next one.
 #[must_use]
-pub fn wipe_record(machine: &InfraMachineSpec) -> WipeStatusSpec {
+pub fn wipe_record(machine: &InfraMachineSpec, boot: Option<SystemTime>) -> WipeStatusSpec {
     WipeStatusSpec {
         last_wipe_id: machine.wipe_id.clone(),
         last_wipe_install_event_id: machine.install_event_id,
         initial_wipe_done: true,
         wiped_node_unique_token: machine.node_unique_token.clone(),
+        boot_at_wipe: boot.map(Into::into),
     }
 }
 
@@ -56,5 +59,5 @@ pub fn wipe(view: &MachineView) -> (WipeAction, Reason) {
     if !view.agent_accessible() {
         return (WipeAction::Leave, Reason::AgentAway);
     }
-    (WipeAction::Wipe(Box::new(wipe_record(&machine.spec))), Reason::WipeDue)
+    (WipeAction::Wipe(Box::new(wipe_record(&machine.spec, view.last_boot()))), Reason::WipeDue)
 }

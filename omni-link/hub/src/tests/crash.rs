@@ -54,6 +54,23 @@ async fn joined_and_ready(state: &Arc<dyn State>) {
 }
 
 #[tokio::test]
+async fn an_opening_that_was_cut_short_is_completed_by_the_next_one() {
+    for writes in 0..MOST_WRITES {
+        let state = memory();
+        let mortal = Arc::new(Mortal::new(Arc::clone(&state)));
+        mortal.dies_after(writes);
+        let lived = crate::Hub::open(config(), mortal, Arc::new(|_| {})).await.is_ok();
+        let site = Site::start_on(state).await;
+        site.join(address(11), MACHINE, &unique("aa", "one")).await;
+        site.kill().await;
+        if lived {
+            return;
+        }
+    }
+    panic!("it never lived");
+}
+
+#[tokio::test]
 async fn a_join_that_was_cut_short_succeeds_when_the_machine_calls_again() {
     for writes in 0..MOST_WRITES {
         let state = memory();

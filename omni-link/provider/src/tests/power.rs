@@ -31,6 +31,11 @@ fn acknowledged(view: MachineView) -> MachineView {
     view
 }
 
+fn wiped_in(mut view: MachineView, boot: u64) -> MachineView {
+    view.wipe.as_mut().expect("a wiped machine").boot_at_wipe = Some(at(boot).into());
+    view
+}
+
 fn left(seconds: u64) -> Reason {
     Reason::Booting { left: Duration::from_secs(seconds) }
 }
@@ -173,6 +178,20 @@ fn an_allocated_machine_that_runs_the_agent_boots_talos() {
             630,
             CYCLE,
             Reason::TalosWanted,
+        ),
+        (
+            "allocated right after the wipe that it was rebooted for",
+            wiped_in(allocated().powered_on_at(0).rebooted_at(30, 0).agent_at(60), 30),
+            61,
+            CYCLE,
+            Reason::TalosWanted,
+        ),
+        (
+            "wiped in an earlier boot",
+            wiped_in(allocated().powered_on_at(0).rebooted_at(30, 0).agent_at(60), 0),
+            61,
+            LEAVE,
+            left(569),
         ),
         ("Talos boots", allocated().on().powered_on_at(0), 10_000, LEAVE, Reason::TalosBooting),
     ];

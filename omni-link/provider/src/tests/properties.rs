@@ -58,9 +58,15 @@ fn bmc() -> impl Strategy<Value = BmcConfigurationSpec> {
 }
 
 prop_compose! {
-    fn wipe_status()(last_wipe_id in id(), event in 0u64..3, done in any::<bool>()) -> WipeStatusSpec {
+    fn wipe_status()(
+        last_wipe_id in id(),
+        event in 0u64..3,
+        done in any::<bool>(),
+        boot in proptest::option::of(time()),
+    ) -> WipeStatusSpec {
         WipeStatusSpec {
             last_wipe_id, last_wipe_install_event_id: event, initial_wipe_done: done,
+            boot_at_wipe: boot.map(Into::into),
             ..WipeStatusSpec::default()
         }
     }
@@ -120,7 +126,7 @@ fn untouched(view: &MachineView, now: SystemTime) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1000))]
+    #![proptest_config(ProptestConfig::with_cases(500))]
 
     #[test]
     fn nothing_is_done_to_a_machine_that_is_not_accepted(view in view(), now in time()) {

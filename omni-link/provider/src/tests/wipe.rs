@@ -38,9 +38,10 @@ fn the_record_of_a_wipe_ends_the_need_for_it() {
         last_wipe_install_event_id: 1,
         initial_wipe_done: true,
         wiped_node_unique_token: "{token}".to_owned(),
+        boot_at_wipe: Some(at(0).into()),
     };
     assert_eq!(*record, expected);
-    assert_eq!(*record, wipe_record(&view.machine.as_ref().unwrap().spec));
+    assert_eq!(*record, wipe_record(&view.machine.as_ref().unwrap().spec, Some(at(0))));
     view.wipe = Some(*record);
     assert!(!requires_wipe(&view));
     assert!(!crate::installed(&view));
