@@ -91,6 +91,14 @@ impl Policy {
 
 impl BootPolicy for Policy {
     fn boot(&self, request: &BootRequest) -> BootAnswer {
+        if request.uuid.is_nil() || request.uuid.is_max() {
+            // Boards without a UUID all say the same one: they cannot be told apart.
+            return answer(
+                "none",
+                "its firmware gives it no UUID: set one with the vendor's tool",
+                try_again(),
+            );
+        }
         let known = self.view.machine(&request.uuid.to_string());
         if known.is_none() && !self.view.fresh() {
             // Machines that are not in the view may be rejected ones: an unknown disk is left alone.

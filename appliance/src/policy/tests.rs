@@ -173,3 +173,12 @@ fn kernel_arguments_that_cannot_be_passed_are_no_script() {
     assert_eq!(answer.mode, "none");
     assert!(text(&answer).starts_with("404"));
 }
+
+#[test]
+fn a_machine_without_a_uuid_of_its_own_is_told_so() {
+    for uuid in [Uuid::nil(), Uuid::max()] {
+        let answer = policy(view()).boot(&BootRequest { uuid, ..request() });
+        assert_eq!(answer.mode, "none");
+        assert!(answer.reason.contains("UUID"), "{}", answer.reason);
+    }
+}
