@@ -1,9 +1,8 @@
-//! Puts the disk image on the first disk, straight from the network.
+//! Puts the disk image on a disk, straight from the network.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{Seek as _, SeekFrom, Write};
 use std::net::SocketAddr;
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -19,44 +18,8 @@ use crate::state::State;
 
 /// How long the server may be silent before the download is given up and begun again.
 const SILENCE_LIMIT: Duration = Duration::from_secs(30);
-/// The sysfs `size` of a disk counts these.
-const SECTOR: u64 = 512;
 /// Boot code and partition table.
 const FIRST_BLOCK: usize = 4096;
-/// Disks that hold no operating system: memory, loops, optical and floppy drives, and what is made of others.
-const NOT_DISKS: [&str; 8] = ["loop", "ram", "zram", "sr", "fd", "dm-", "md", "nbd"];
-
-/// A disk that can be written to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Disk {
-    /// The kernel's name, such as `vda`.
-    pub name: String,
-    /// How long it is.
-    pub bytes: u64,
-}
-
-/// The first writable disk, by name, in a directory such as `/sys/block`.
-pub fn first_disk(sys_block: &Path) -> Result<Option<Disk>> {
-    let entries = fs::read_dir(sys_block).with_context(|| format!("cannot read {}", sys_block.display()))?;
-    let mut names = Vec::new();
-    for entry in entries {
-        names.extend(entry?.file_name().into_string());
-    }
-    names.sort();
-    let number = |name: &str, file: &str| -> Option<u64> {
-        fs::read_to_string(sys_block.join(name).join(file)).ok()?.trim().parse().ok()
-    };
-    let disk = names
-        .into_iter()
-        .filter(|name| !NOT_DISKS.iter().any(|prefix| name.starts_with(prefix)))
-        .find_map(|name| {
-            let bytes = number(&name, "size")? * SECTOR;
-            let writable = number(&name, "ro") == Some(0) && number(&name, "removable") == Some(0);
-            (writable && bytes > 0).then_some(Disk { name, bytes })
-        });
-    Ok(disk)
-}
-
 /// Downloads the image onto the disk and puts the state into it. Returns the image's length.
 ///
 /// The disk's first block is cleared first and the image's is written last: until everything else is on the

@@ -25,7 +25,7 @@ struct Cli {
     #[arg(long, value_name = "FILE")]
     initramfs: PathBuf,
     /// The kernel command line of a boot from disk
-    #[arg(long, default_value = "console=ttyS0 panic=10 standin.boot=disk")]
+    #[arg(long, default_value = "console=ttyS0 quiet panic=10 standin.boot=disk")]
     cmdline: String,
     /// systemd's EFI stub
     #[arg(long, value_name = "FILE", default_value = uki::STUB)]

@@ -1,38 +1,9 @@
 use std::io::Read as _;
 
-use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
 use super::*;
-
-fn sys_block(disks: &[(&str, u64, u8, u8)]) -> TempDir {
-    let dir = tempfile::tempdir().unwrap();
-    for (name, sectors, read_only, removable) in disks {
-        let disk = dir.path().join(name);
-        fs::create_dir(&disk).unwrap();
-        fs::write(disk.join("size"), format!("{sectors}\n")).unwrap();
-        fs::write(disk.join("ro"), format!("{read_only}\n")).unwrap();
-        fs::write(disk.join("removable"), format!("{removable}\n")).unwrap();
-    }
-    dir
-}
-
-#[test]
-fn the_first_disk_is_writable_fixed_and_not_empty() {
-    let dir = sys_block(&[
-        ("loop0", 100, 0, 0),
-        ("sda", 100, 0, 1),
-        ("sdb", 100, 1, 0),
-        ("sdc", 0, 0, 0),
-        ("sr0", 100, 0, 0),
-        ("vdb", 300, 0, 0),
-        ("vda", 200, 0, 0),
-    ]);
-    let disk = first_disk(dir.path()).unwrap().unwrap();
-    assert_eq!(disk, Disk { name: "vda".to_owned(), bytes: 200 * 512 });
-    assert_eq!(first_disk(sys_block(&[("ram0", 1, 0, 0)]).path()).unwrap(), None);
-}
 
 #[test]
 fn only_http_urls_with_an_address_are_taken() {

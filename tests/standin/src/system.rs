@@ -1,0 +1,220 @@
+//! The life of the stand-in: which boot this is, and what follows from it.
+//!
+//! ```text
+//! from the network, with an installer:     join → install on the first disk → tell it → reboot
+//! from the network, without an installer:  join → stay
+//! from the disk:                           join with the same token → tell it → stay
+//! ```
+
+use std::fs::{File, OpenOptions};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use agent_wire::link::provision_service_client::ProvisionServiceClient;
+use agent_wire::machine::SequenceEvent;
+use agent_wire::token::NodeUniqueToken;
+use anyhow::{Context as _, Result};
+use bootlace_agent::cmdline::{Cmdline, substitute};
+use bootlace_agent::config::JoinConfig;
+use bootlace_agent::disks::{self, Target};
+use bootlace_agent::identity::{self, Identity};
+use bootlace_agent::retry::Backoff;
+use bootlace_agent::{fetch, join, net};
+use hyper::Uri;
+use tokio::sync::mpsc;
+use tonic::transport::Endpoint;
+
+use crate::state::State;
+use crate::{events, install, say};
+
+/// How long one call of the machine API may take, connecting included.
+const CALL_LIMIT: Duration = Duration::from_secs(15);
+/// How often an event is sent before everything is begun again.
+const PUBLISH_ATTEMPTS: u32 = 10;
+/// Between two of them. The hub takes events of accepted machines only, so the first may come too early.
+const PUBLISH_PAUSE: Duration = Duration::from_secs(1);
+
+/// The arguments that are the stand-in's own.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Arguments {
+    /// `standin.installer`: the disk image's URL.
+    pub installer: Option<String>,
+    /// `standin.boot=disk`, which the disk image's boot loaders give.
+    pub from_disk: bool,
+}
+
+impl Arguments {
+    /// Reads a kernel command line. The last of equal arguments wins.
+    pub fn parse(text: &str) -> Self {
+        let mut arguments = Self::default();
+        for (key, value) in text.split_ascii_whitespace().filter_map(|argument| argument.split_once('=')) {
+            match key {
+                "standin.installer" if !value.is_empty() => arguments.installer = Some(value.to_owned()),
+                "standin.boot" => arguments.from_disk = value == "disk",
+                _ => {}
+            }
+        }
+        arguments
+    }
+
+    /// The Talos version that the stand-in stands for: a part of the installer's path,
+    /// `/image/<schematic>/<version>/<file>`.
+    fn version(&self) -> Option<String> {
+        let version = self.installer.as_deref()?.rsplit('/').nth(1)?;
+        version.starts_with('v').then(|| version.to_owned())
+    }
+}
+
+/// One boot: where it came from, and what is known about it.
+#[derive(Debug)]
+struct Boot {
+    /// The command line that counts: the kernel's own, or the one that was installed.
+    cmdline: String,
+    arguments: Arguments,
+    /// What the disk remembers, if this boot is from there.
+    state: Option<State>,
+}
+
+impl Boot {
+    /// `kernel` is the kernel's own command line.
+    fn find(kernel: &str) -> Result<Self> {
+        if !Arguments::parse(kernel).from_disk {
+            return Ok(Self { cmdline: kernel.to_owned(), arguments: Arguments::parse(kernel), state: None });
+        }
+        for disk in all_disks() {
+            let mut file = File::open(&disk.path).with_context(|| format!("cannot open {}", disk.name))?;
+            if let Some(state) = State::read(&mut file).with_context(|| format!("disk {}", disk.name))? {
+                let arguments = Arguments::parse(&state.cmdline);
+                return Ok(Self { cmdline: state.cmdline.clone(), arguments, state: Some(state) });
+            }
+        }
+        anyhow::bail!("booted from disk, but no disk has a state")
+    }
+}
+
+/// What is done with the machine when it has joined.
+enum Then {
+    Reboot,
+    Stay,
+}
+
+/// Runs the machine: the network in the background, everything else in order, again from the beginning when
+/// something fails. Returns when the machine is to be rebooted.
+pub async fn run(kernel: &str) {
+    let seed = uuid::Uuid::new_v4().as_fields().0;
+    let (sender, mut addresses) = mpsc::channel(16);
+    let life = async {
+        let Some(first) = addresses.recv().await else { return };
+        let mut backoff = Backoff::new(seed);
+        loop {
+            match live(kernel, &first).await {
+                Ok(Then::Reboot) => return,
+                Ok(Then::Stay) => break,
+                Err(error) => {
+                    let wait = backoff.next_wait();
+                    say!("{error:#}; again in {} s", wait.as_secs());
+                    tokio::time::sleep(wait).await;
+                }
+            }
+        }
+        // Later addresses need no act, but somebody has to listen.
+        while addresses.recv().await.is_some() {}
+    };
+    // Nothing is lost by dropping the network: the kernel keeps the address for the moment before the reboot.
+    tokio::select! {
+        () = net::run(sender, seed) => say!("the network ended"),
+        () = life => {}
+    }
+}
+
+async fn live(kernel: &str, up: &net::Up) -> Result<Then> {
+    let boot = Boot::find(kernel)?;
+    let mut identity = Identity::read(Path::new(identity::DMI), Path::new(net::SYS_NET))?;
+    if let Some(state) = &boot.state {
+        say!("installed with cmdline {}", state.cmdline);
+        identity.token =
+            NodeUniqueToken::decode(&state.unique_token).context("the token on the disk is damaged")?;
+    }
+
+    let config = configuration(&boot.cmdline, &identity, up).await?;
+    let version = boot.arguments.version();
+    provision(&config, &identity, version.as_deref()).await?;
+    say!("joined as {}, Talos {}", identity.uuid, version.as_deref().unwrap_or(join::TALOS_VERSION));
+
+    if boot.state.is_some() {
+        tell(&config, &events::boot_began()).await?;
+        say!("running from disk");
+        return Ok(Then::Stay);
+    }
+    let Some(url) = &boot.arguments.installer else {
+        say!("no standin.installer on the kernel command line: stays in memory");
+        return Ok(Then::Stay);
+    };
+    let state = State { cmdline: boot.cmdline, unique_token: identity.token.encode() };
+    write_disk(url, &state).await?;
+    tell(&config, &events::install_ended()).await?;
+    Ok(Then::Reboot)
+}
+
+/// The join configuration, with the machine's own values in its URL.
+async fn configuration(cmdline: &str, identity: &Identity, up: &net::Up) -> Result<JoinConfig> {
+    let url = Cmdline::parse(cmdline).config_url.context("no talos.config on the kernel command line")?;
+    let url = substitute(&url, &identity.uuid, Some(&net::mac_text(up.nic.mac)), None);
+    let text = fetch::get(&url).await.with_context(|| format!("cannot get the configuration {url}"))?;
+    JoinConfig::parse(&text).with_context(|| format!("the configuration {url} is of no use"))
+}
+
+/// Registers with the machine API, once.
+async fn provision(config: &JoinConfig, identity: &Identity, version: Option<&str>) -> Result<()> {
+    let endpoint =
+        Endpoint::from_shared(config.endpoint.clone())?.connect_timeout(CALL_LIMIT).timeout(CALL_LIMIT);
+    let channel = endpoint
+        .connect()
+        .await
+        .with_context(|| format!("cannot reach the machine API {}", config.endpoint))?;
+    let mut request = join::request(identity, config);
+    if let Some(version) = version {
+        request.talos_version = Some(version.to_owned());
+    }
+    let answer = ProvisionServiceClient::new(channel).provision(request).await;
+    answer.with_context(|| format!("the machine API {} refused to join", config.endpoint))?;
+    Ok(())
+}
+
+async fn write_disk(url: &str, state: &State) -> Result<()> {
+    let uri: Uri = url.parse().with_context(|| format!("standin.installer={url} is no URL"))?;
+    let Target { name, path, size } =
+        all_disks().into_iter().next().context("there is no disk to install on")?;
+    say!("installing {url} on {name}");
+    let began = Instant::now();
+    let mut disk = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(&path)
+        .with_context(|| format!("cannot open {name}"))?;
+    let length = install::install(&uri, &mut disk, size, state).await?;
+    say!("installed {} MiB on {name} in {:.1} s", length >> 20, began.elapsed().as_secs_f32());
+    Ok(())
+}
+
+fn all_disks() -> Vec<Target> {
+    disks::scan(Path::new(disks::SYS_BLOCK), Path::new(disks::DEV)).0
+}
+
+/// Sends an event until it is taken.
+async fn tell(config: &JoinConfig, event: &SequenceEvent) -> Result<()> {
+    let sink = config.event_endpoint.as_deref().context("the configuration names no event sink")?;
+    let mut attempt = 1;
+    loop {
+        match events::publish(sink, event).await {
+            Ok(()) => return Ok(()),
+            Err(error) if attempt < PUBLISH_ATTEMPTS => say!("{error:#}; again in a moment"),
+            Err(error) => return Err(error),
+        }
+        attempt += 1;
+        tokio::time::sleep(PUBLISH_PAUSE).await;
+    }
+}
+
+#[cfg(test)]
+mod tests;
