@@ -14,6 +14,8 @@ use tonic::Status;
 
 /// A machine with more of anything is cut off here.
 const LIST_MAX: usize = 512;
+/// Linux' number for Ethernet, as in [`LinkStatusSpec::type`].
+const ARPHRD_ETHER: i32 = 1;
 /// RFC 2863 `up`, as in [`LinkStatusSpec::operational_state`].
 const OPER_UP: i32 = 6;
 
@@ -35,7 +37,7 @@ pub(super) async fn read(channel: TunnelChannel) -> Result<InventorySpec, Status
         cpu_threads: processors.iter().map(|(_, spec)| spec.thread_count).sum(),
         memory_bytes: memory.iter().map(|(_, spec)| u64::from(spec.size) << 20).sum(),
         disks: disks.into_iter().map(|(id, spec)| disk(id, spec)).collect(),
-        nics: links.into_iter().map(|(id, spec)| nic(id, spec)).collect(),
+        nics: links.into_iter().filter(|(_, spec)| is_physical(spec)).map(|(id, spec)| nic(id, spec)).collect(),
         ..InventorySpec::default()
     })
 }
@@ -97,6 +99,11 @@ fn disk(id: String, spec: DiskSpec) -> Disk {
         read_only: spec.readonly,
         transport: spec.transport,
     }
+}
+
+/// Neither loopback nor anything made by software.
+fn is_physical(spec: &LinkStatusSpec) -> bool {
+    spec.r#type == ARPHRD_ETHER && spec.kind.is_empty()
 }
 
 fn nic(id: String, spec: LinkStatusSpec) -> Nic {
