@@ -3,7 +3,7 @@
 set -euo pipefail
 
 packages=(
-    gcc                                             # linking
+    gcc libc6-dev                                   # linking, and the few C parts of crates
     qemu-system-x86 qemu-utils ovmf ipxe ipxe-qemu  # the machines and their firmware
     iproute2 dnsmasq-base                           # the virtual network and its plain DHCP server
     linux-image-cloud-amd64                         # the kernel that machines boot

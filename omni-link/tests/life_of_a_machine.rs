@@ -1,6 +1,8 @@
 //! The controller against a real store, a real tunnel over loopback and a real HTTP power API: accepted,
 //! wiped, switched off, allocated, switched on. The agent and the BMC are fakes that misbehave on order.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
