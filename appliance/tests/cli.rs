@@ -1,5 +1,7 @@
 //! The binary as a user meets it: wrong input first.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 use std::path::Path;
 use std::process::{Command, Output};
 
