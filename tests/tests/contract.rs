@@ -1,5 +1,7 @@
 //! What DHCP offers is there: every file name, for every kind of firmware, by TFTP and by HTTP.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::Path;
