@@ -16,7 +16,7 @@ use crate::inventory::{self, Inventory, Source};
 use crate::machine::{BareMetal, Machine};
 use crate::retry::Backoff;
 use crate::service::Agent;
-use crate::{join, net, say};
+use crate::{join, net, say, sys};
 
 /// A tunnel of a machine that is not known yet may be refused, so the join goes first; a machine that
 /// cannot join is still worth a tunnel, after this.
@@ -96,7 +96,10 @@ pub async fn run() -> Result<(), BootError> {
         return Err(BootError::NothingToDo);
     }
 
-    let seed = uuid::Uuid::new_v4().as_u128() as u32;
+    // For transaction ids and jitter; never blocks.
+    let mut seed = [0; 4];
+    let _ = sys::random(&mut seed, false);
+    let seed = u32::from_ne_bytes(seed);
     let (sender, addresses) = mpsc::channel(16);
     let ((), result) = tokio::join!(net::run(sender, seed), serve(&cmdline, provider, addresses, seed));
     result
@@ -112,7 +115,8 @@ async fn serve(
     // When there is none, the network has said why.
     let Some(first) = addresses.recv().await else { return Ok(()) };
     // Only now: the fingerprint covers every NIC, and the last driver may have come up late.
-    let identity = Identity::read(Path::new(identity::DMI), Path::new(net::SYS_NET))?;
+    let randomness = identity::randomness().await;
+    let identity = Identity::read(Path::new(identity::DMI), Path::new(net::SYS_NET), randomness)?;
     say!("this machine is {}", identity.uuid);
 
     let mac = net::mac_text(first.nic.mac);

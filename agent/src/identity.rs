@@ -1,16 +1,24 @@
 //! Who this machine is: SMBIOS UUID, fingerprint, and the keys it shows when it registers.
 
 use std::path::Path;
+use std::time::Duration;
 
 use agent_wire::token::{NodeUniqueToken, fingerprint_input, hex};
 use base64::Engine;
-use ring::agreement::{EphemeralPrivateKey, X25519};
-use ring::rand::SystemRandom;
 
-use crate::{net, sys};
+use crate::{net, say, sys};
 
 /// Where the kernel shows SMBIOS strings.
 pub const DMI: &str = "/sys/class/dmi/id";
+
+/// How long the kernel's generator may take to be seeded. Processors with RDRAND need no time at all; some
+/// virtual machines without it would wait for ever.
+const RANDOM_PATIENCE: Duration = Duration::from_secs(1);
+/// Between two looks at it.
+const RANDOM_PAUSE: Duration = Duration::from_millis(100);
+
+/// Random bytes that an identity is made of.
+pub type Randomness = [u8; 48];
 
 /// Who this machine is, for as long as this boot lasts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,7 +29,8 @@ pub struct Identity {
     pub fingerprint: String,
     /// What Omni compares from the second time on.
     pub token: NodeUniqueToken,
-    /// A valid WireGuard key; no tunnel is built with it.
+    /// A WireGuard key. Any 32 bytes are one (RFC 7748, section 5); no tunnel is built with it, so nobody
+    /// needs its private half.
     pub public_key: String,
 }
 
@@ -31,20 +40,39 @@ pub enum IdentityError {
     /// Firmware without a usable UUID.
     #[error("firmware tells no SMBIOS UUID")]
     NoUuid,
-    /// The kernel gave no randomness.
-    #[error("no randomness for a key")]
-    NoRandomness,
 }
 
 impl Identity {
-    /// Reads and makes what is needed.
-    pub fn read(dmi: &Path, sys_net: &Path) -> Result<Self, IdentityError> {
+    /// Reads what the machine says, and makes the rest of random bytes.
+    pub fn read(dmi: &Path, sys_net: &Path, randomness: Randomness) -> Result<Self, IdentityError> {
         let uuid = uuid(dmi)?;
         let fingerprint = fingerprint(sys_net, &sys::permanent_address);
-        let token =
-            NodeUniqueToken { fingerprint: fingerprint.clone(), token: uuid::Uuid::new_v4().to_string() };
-        Ok(Self { uuid, fingerprint, token, public_key: public_key()? })
+        let (key, token) = randomness.split_first_chunk::<32>().expect("there are 48");
+        let token = uuid::Builder::from_random_bytes(token.try_into().expect("16 are left")).into_uuid();
+        Ok(Self {
+            uuid,
+            token: NodeUniqueToken { fingerprint: fingerprint.clone(), token: token.to_string() },
+            fingerprint,
+            public_key: base64::engine::general_purpose::STANDARD.encode(key),
+        })
     }
+}
+
+/// Random bytes, good ones if the machine has any within a second.
+pub async fn randomness() -> Randomness {
+    let mut bytes = [0; 48];
+    let deadline = tokio::time::Instant::now() + RANDOM_PATIENCE;
+    while sys::random(&mut bytes, true).is_err() {
+        if tokio::time::Instant::now() >= deadline {
+            say!("this machine has no source of randomness: its token could be guessed");
+            if let Err(error) = sys::random(&mut bytes, false) {
+                say!("no randomness at all: {error}");
+            }
+            break;
+        }
+        tokio::time::sleep(RANDOM_PAUSE).await;
+    }
+    bytes
 }
 
 /// The SMBIOS UUID, lower case, as iPXE and Talos tell it.
@@ -62,13 +90,6 @@ pub fn fingerprint(sys_net: &Path, permanent: &dyn Fn(&str) -> Option<[u8; 6]>) 
     let addresses: Vec<[u8; 6]> =
         net::nics(sys_net).into_iter().map(|nic| permanent(&nic.name).unwrap_or(nic.mac)).collect();
     hex(ring::digest::digest(&ring::digest::SHA256, &fingerprint_input(&addresses)).as_ref())
-}
-
-fn public_key() -> Result<String, IdentityError> {
-    let key = EphemeralPrivateKey::generate(&X25519, &SystemRandom::new())
-        .and_then(|key| key.compute_public_key())
-        .map_err(|_| IdentityError::NoRandomness)?;
-    Ok(base64::engine::general_purpose::STANDARD.encode(key.as_ref()))
 }
 
 #[cfg(test)]
@@ -115,8 +136,18 @@ mod tests {
     }
 
     #[test]
-    fn the_key_is_32_bytes_of_base64() {
-        let key = public_key().unwrap();
-        assert_eq!(base64::engine::general_purpose::STANDARD.decode(key).unwrap().len(), 32);
+    fn key_and_token_are_made_of_the_random_bytes() {
+        let root = tempfile::tempdir().unwrap();
+        fs::write(root.path().join("product_uuid"), "4c4c4544-0031-3010-8034-c2c04f4e5131").unwrap();
+        let identity = Identity::read(root.path(), root.path(), [7; 48]).unwrap();
+        let key = base64::engine::general_purpose::STANDARD.decode(&identity.public_key).unwrap();
+        assert_eq!(key, [7; 32]);
+        assert_eq!(identity.token.token, "07070707-0707-4707-8707-070707070707");
+        assert_eq!(identity.token.fingerprint, identity.fingerprint);
+    }
+
+    #[tokio::test]
+    async fn random_bytes_come_at_once_on_a_seeded_machine() {
+        assert_ne!(randomness().await, randomness().await);
     }
 }

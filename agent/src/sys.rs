@@ -30,6 +30,16 @@ pub fn ignore_children() {
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
 }
 
+/// Fills the buffer with random bytes without ever blocking. `strong`: fails while the kernel's generator
+/// is not seeded yet; otherwise takes what it has.
+pub fn random(buffer: &mut [u8], strong: bool) -> Result<()> {
+    let flag = if strong { libc::GRND_NONBLOCK } else { libc::GRND_INSECURE };
+    // SAFETY: the buffer is valid for its length and outlives the call.
+    let length = unsafe { libc::getrandom(buffer.as_mut_ptr().cast(), buffer.len(), flag) };
+    // Up to 256 bytes come whole or not at all.
+    if usize::try_from(length) == Ok(buffer.len()) { Ok(()) } else { Err(Error::last_os_error()) }
+}
+
 fn control_socket() -> Result<OwnedFd> {
     // SAFETY: no pointers; the result is checked before it is owned.
     let fd = check(unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) })?;
@@ -218,6 +228,14 @@ mod tests {
             assert!(link_up(name).is_err());
             assert_eq!(permanent_address(name), None);
         }
+    }
+
+    #[test]
+    fn random_bytes_differ() {
+        let (mut one, mut two) = ([0; 16], [0; 16]);
+        random(&mut one, true).unwrap();
+        random(&mut two, false).unwrap();
+        assert_ne!(one, two);
     }
 
     #[test]
