@@ -10,9 +10,9 @@ use std::time::{Duration, SystemTime};
 
 use agent_wire::management::agent_service_server::{AgentService, AgentServiceServer};
 use agent_wire::management::{
-    GetPowerManagementRequest, GetPowerManagementResponse, HelloRequest, HelloResponse, RebootRequest, RebootResponse,
-    SetPowerManagementRequest, SetPowerManagementResponse, WipeDisksRequest, WipeDisksResponse,
-    get_power_management_response,
+    GetPowerManagementRequest, GetPowerManagementResponse, HelloRequest, HelloResponse, RebootRequest,
+    RebootResponse, SetPowerManagementRequest, SetPowerManagementResponse, WipeDisksRequest,
+    WipeDisksResponse, get_power_management_response,
 };
 use agent_wire::tunnel::{self, TunnelService};
 use axum::extract::State as Shared;
@@ -73,7 +73,8 @@ impl AgentService for Agent {
     }
 
     async fn wipe_disks(&self, _: Request<WipeDisksRequest>) -> Result<Response<WipeDisksResponse>, Status> {
-        let failing = self.fail_wipes.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+        let failing =
+            self.fail_wipes.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
         if failing.is_ok() {
             return Err(Status::internal("sda: input/output error"));
         }
@@ -154,7 +155,8 @@ impl Site {
 
     async fn link(&self) -> Link {
         let news = Arc::clone(&self.news);
-        let observer: omni_link::Observer = Arc::new(move |_, happening| news.lock().unwrap().push(happening));
+        let observer: omni_link::Observer =
+            Arc::new(move |_, happening| news.lock().unwrap().push(happening));
         let view = View::new("bare-metal", observer.clone());
         let tunnels = Tunnels::new(Arc::clone(&view), observer.clone());
         let second = Duration::from_secs(1);
@@ -174,7 +176,8 @@ impl Site {
         let shutdown = CancellationToken::new();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let tunnel_address = listener.local_addr().unwrap();
-        let router = tonic::service::Routes::new(TunnelService::new(tunnels).into_server()).into_axum_router();
+        let router =
+            tonic::service::Routes::new(TunnelService::new(tunnels).into_server()).into_axum_router();
         let tasks = vec![
             tokio::spawn(view::run(Arc::clone(&view), Arc::clone(&self.state), shutdown.clone())),
             tokio::spawn(controller.run(shutdown.clone())),
@@ -248,7 +251,11 @@ impl Link {
     }
 
     /// The machine's agent, dialling in.
-    fn dial(&self, agent: &Agent, fingerprint: &'static str) -> JoinHandle<Result<tunnel::Ended, tunnel::ServeError>> {
+    fn dial(
+        &self,
+        agent: &Agent,
+        fingerprint: &'static str,
+    ) -> JoinHandle<Result<tunnel::Ended, tunnel::ServeError>> {
         let uri = format!("http://{}", self.tunnel_address).parse().unwrap();
         let routes = tonic::service::Routes::new(AgentServiceServer::new(agent.clone()));
         tokio::spawn(async move {
@@ -278,8 +285,10 @@ async fn an_accepted_machine_is_wiped_once_switched_off_and_switched_on_when_all
     let link = site.link().await;
     site.write(|spec| spec.node_unique_token = token()).await;
     link.dial(&site.agent, FINGERPRINT);
-    link.until("held", |machine| machine.infra.as_ref().is_some_and(|infra| !infra.metadata.finalizers.is_empty()))
-        .await;
+    link.until("held", |machine| {
+        machine.infra.as_ref().is_some_and(|infra| !infra.metadata.finalizers.is_empty())
+    })
+    .await;
     assert_eq!(site.agent.wipes.load(Ordering::SeqCst), 0, "nothing is wiped before acceptance");
 
     site.update(|spec| spec.acceptance_status = AcceptanceStatus::Accepted as i32).await;
@@ -313,7 +322,8 @@ async fn a_wipe_that_fails_is_tried_again_and_told_once() {
     link.dial(&site.agent, FINGERPRINT);
     link.until_status("ready", |status| status.ready_to_use).await;
     assert_eq!(site.agent.wipes.load(Ordering::SeqCst), 1);
-    let failures = site.news().into_iter().filter(|news| matches!(news, Happening::WipeFailed { .. })).count();
+    let failures =
+        site.news().into_iter().filter(|news| matches!(news, Happening::WipeFailed { .. })).count();
     assert_eq!(failures, 1);
     link.stop().await;
 }
@@ -365,7 +375,8 @@ async fn a_second_machine_with_the_same_uuid_is_refused_and_never_wiped() {
     .await;
     link.until("known", |machine| machine.infra.is_some()).await;
     let impostor = Agent::default();
-    let refused = tokio::time::timeout(LIMIT, link.dial(&impostor, "bb")).await.expect("is told at once").unwrap();
+    let refused =
+        tokio::time::timeout(LIMIT, link.dial(&impostor, "bb")).await.expect("is told at once").unwrap();
     assert!(!matches!(&refused, Ok(ended) if ended.reason.is_empty()), "{refused:?}");
     link.dial(&site.agent, FINGERPRINT);
     link.until_status("ready", |status| status.ready_to_use).await;
@@ -387,8 +398,10 @@ async fn a_rejected_machine_is_never_touched() {
     })
     .await;
     // An accepted neighbour would have been wiped by the time that this one's agent has answered.
-    link.until("asked", |machine| machine.infra.as_ref().is_some_and(|infra| !infra.metadata.finalizers.is_empty()))
-        .await;
+    link.until("asked", |machine| {
+        machine.infra.as_ref().is_some_and(|infra| !infra.metadata.finalizers.is_empty())
+    })
+    .await;
     link.stop().await;
     assert_eq!(site.agent.wipes.load(Ordering::SeqCst), 0);
     assert!(site.bmc.log.lock().unwrap().is_empty());
@@ -408,7 +421,8 @@ async fn removal_takes_our_records_before_our_finalizer() {
     let pointer = Kind::new(InfraMachineSpec::NAMESPACE, InfraMachineSpec::TYPE).pointer(ID);
     assert!(!site.state.teardown(&pointer, INFRA_MACHINE_OWNER).await.unwrap(), "our finalizer holds it");
     link.until("let go", |machine| {
-        machine.status.is_none() && machine.infra.as_ref().is_some_and(|infra| infra.metadata.finalizers.is_empty())
+        machine.status.is_none()
+            && machine.infra.as_ref().is_some_and(|infra| infra.metadata.finalizers.is_empty())
     })
     .await;
     site.state.destroy(&pointer, INFRA_MACHINE_OWNER).await.unwrap();
