@@ -1,14 +1,16 @@
 //! The command line.
 
+mod get;
 mod journal;
 mod machines;
 mod output;
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
+use cosi::client::GrpcState;
 
 use crate::config::{Config, ConfigError, Overrides};
 
@@ -60,6 +62,12 @@ enum Command {
         #[command(subcommand)]
         command: machines::Command,
     },
+    /// Show resources by type, as omnictl does
+    #[command(after_help = "Examples:
+  bootlace get machines
+  bootlace get infraMachineStatus 4c4c4544-0042-4b10-8051-c7c04f4d3232 -o yaml
+  bootlace get machines -l omni.sidero.dev/cluster=edge -w")]
+    Get(get::Args),
     /// Show what happened on the boot path, step by step
     #[command(after_help = "Examples:
   bootlace journal
@@ -145,6 +153,10 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
             let socket = socket(&cli.socket, cli.config.as_deref())?;
             client_runtime()?.block_on(machines::run(&socket, command))
         }
+        Command::Get(args) => {
+            let socket = socket(&cli.socket, cli.config.as_deref())?;
+            client_runtime()?.block_on(get::run(&socket, args))
+        }
         Command::Journal(args) => {
             let socket = socket(&cli.socket, cli.config.as_deref())?;
             client_runtime()?.block_on(journal::run(&socket, &args))
@@ -160,11 +172,19 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
     }
 }
 
-fn socket(named: &Option<PathBuf>, config: Option<&std::path::Path>) -> Result<PathBuf, CliError> {
+fn socket(named: &Option<PathBuf>, config: Option<&Path>) -> Result<PathBuf, CliError> {
     match named {
         Some(socket) => Ok(socket.clone()),
         None => Ok(Config::load(config, &Overrides::default())?.socket()),
     }
+}
+
+/// Connecting by hand first tells an appliance that is not there from one that refuses.
+async fn connect(socket: &Path) -> Result<GrpcState, CliError> {
+    tokio::net::UnixStream::connect(socket)
+        .await
+        .map_err(|source| CliError::Unavailable { socket: socket.to_path_buf(), source })?;
+    GrpcState::connect_unix(socket).await.map_err(|error| CliError::Failed(error.to_string()))
 }
 
 fn client_runtime() -> Result<tokio::runtime::Runtime, CliError> {

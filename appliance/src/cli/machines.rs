@@ -121,11 +121,7 @@ impl Machine {
 }
 
 pub(super) async fn run(socket: &Path, command: Command) -> Result<(), CliError> {
-    // Connecting first tells a dead appliance from a wrong request.
-    tokio::net::UnixStream::connect(socket)
-        .await
-        .map_err(|source| CliError::Unavailable { socket: socket.to_path_buf(), source })?;
-    let state = GrpcState::connect_unix(socket).await.map_err(|error| CliError::Failed(error.to_string()))?;
+    let state = super::connect(socket).await?;
     match command {
         Command::List { output } => {
             let machines = machines(&state).await?;
