@@ -37,7 +37,11 @@ pub(super) async fn read(channel: TunnelChannel) -> Result<InventorySpec, Status
         cpu_threads: processors.iter().map(|(_, spec)| spec.thread_count).sum(),
         memory_bytes: memory.iter().map(|(_, spec)| u64::from(spec.size) << 20).sum(),
         disks: disks.into_iter().map(|(id, spec)| disk(id, spec)).collect(),
-        nics: links.into_iter().filter(|(_, spec)| is_physical(spec)).map(|(id, spec)| nic(id, spec)).collect(),
+        nics: links
+            .into_iter()
+            .filter(|(_, spec)| is_physical(spec))
+            .map(|(id, spec)| nic(id, spec))
+            .collect(),
         ..InventorySpec::default()
     })
 }

@@ -15,7 +15,7 @@ use tonic::transport::Endpoint;
 /// How long one call may take.
 const CALL_LIMIT: Duration = Duration::from_secs(10);
 /// `common.Code` of an error that ended a sequence.
-const FATAL: i32 = 2;
+const FATAL: i32 = 0;
 
 /// The end of an installation. Talos' sequencer sees the reboot as a fatal error of the sequence, by this name.
 pub fn install_ended() -> SequenceEvent {
