@@ -2,11 +2,19 @@
 
 use std::fmt::Arguments;
 use std::io::Write;
+use std::sync::OnceLock;
+
+static NAME: OnceLock<&str> = OnceLock::new();
+
+/// Says who speaks, before the first line; the agent if nobody says it.
+pub fn set_name(name: &'static str) {
+    let _ = NAME.set(name);
+}
 
 /// Writes a line. A console that cannot be written to is no reason to stop.
 pub fn line(text: Arguments<'_>) {
     let mut out = std::io::stdout().lock();
-    let _ = writeln!(out, "bootlace-agent: {text}");
+    let _ = writeln!(out, "{}: {text}", NAME.get_or_init(|| "bootlace-agent"));
     let _ = out.flush();
 }
 

@@ -12,8 +12,13 @@ use crate::{boot, machine, modules, say, sys};
 /// How long a message stays on the screen before the machine starts over.
 const LAST_WORDS: Duration = Duration::from_secs(10);
 
-/// Does it all. Ends with a reboot.
+/// The agent as PID 1. Ends with a reboot.
 pub fn main() -> ! {
+    run(boot::run())
+}
+
+/// Anything as PID 1: prepares the machine, loads the modules and runs `work`. Ends with a reboot.
+pub fn run<E: std::error::Error>(work: impl Future<Output = Result<(), E>>) -> ! {
     std::panic::set_hook(Box::new(|panic| {
         // The process aborts after this; a kernel without PID 1 would stand still.
         say!("this should not happen: {panic}");
@@ -23,7 +28,7 @@ pub fn main() -> ! {
     say!("version {} on Linux {}", env!("CARGO_PKG_VERSION"), kernel_release());
     modules::load(Path::new(modules::ORDER));
     match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => match runtime.block_on(boot::run()) {
+        Ok(runtime) => match runtime.block_on(work) {
             Ok(()) => say!("nothing is left to do"),
             Err(error) => say!("cannot boot: {}", chain(&error)),
         },
@@ -32,7 +37,8 @@ pub fn main() -> ! {
     start_over()
 }
 
-fn start_over() -> ! {
+/// Leaves the last words on the screen for a while, then reboots.
+pub fn start_over() -> ! {
     say!("starting over in {} s", LAST_WORDS.as_secs());
     loop {
         std::thread::sleep(LAST_WORDS);
@@ -42,7 +48,7 @@ fn start_over() -> ! {
 
 /// Mounts the kernel's file systems and takes the console. PID 1 gets no signal that it does not handle,
 /// so SIGTERM and the like are ignored already.
-fn prepare() {
+pub fn prepare() {
     let mut failed = Vec::new();
     for (kind, at, flags) in [
         ("proc", "/proc", MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC),

@@ -1,7 +1,8 @@
 //! gRPC calls inside one gRPC stream, so that the appliance can call a machine that dialed it.
 //!
-//! The wire is jhump/grpctunnel's, revisions zero and one (`proto/tunnel.proto`). The *caller* issues
-//! calls, the *callee* serves them; in the reverse direction the network client is the callee.
+//! The wire is jhump/grpctunnel's, revisions zero and one (`proto/tunnel.proto`), checked against its
+//! v0.3.0 as the other end in both roles. The *caller* issues calls, the *callee* serves them; in the
+//! reverse direction the network client is the callee.
 //!
 //! ```text
 //! appliance                                                   agent
