@@ -1,0 +1,197 @@
+package conformance
+
+import (
+	"encoding/base64"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ProtonMail/go-crypto/openpgp/packet"
+	pgpcrypto "github.com/ProtonMail/gopenpgp/v3/crypto"
+	"github.com/siderolabs/go-api-signature/pkg/message"
+	"github.com/siderolabs/go-api-signature/pkg/serviceaccount"
+	"google.golang.org/grpc/metadata"
+
+	"bootlace/conformance/vectors"
+)
+
+const vectorFiles = "../../omni-link/auth/tests/vectors/"
+
+// TestVectorsOfRust reads the keys and signatures that omni-auth made as Omni would.
+func TestVectorsOfRust(t *testing.T) {
+	readVectors(t, "rust.json")
+}
+
+// TestVectorsOfGo holds the reader of TestVectorsOfRust against what Omni's own libraries made.
+func TestVectorsOfGo(t *testing.T) {
+	readVectors(t, "go.json")
+}
+
+func readVectors(t *testing.T, name string) {
+	t.Helper()
+
+	file, err := vectors.Read(vectorFiles + name)
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	if len(file.Keys) == 0 {
+		t.Fatalf("%s has no keys", name)
+	}
+
+	for _, key := range file.Keys {
+		t.Run(key.What, func(t *testing.T) { readKey(t, key) })
+	}
+
+	for _, refused := range file.Refused {
+		t.Run("refused: "+refused.What, func(t *testing.T) {
+			if usable(refused.Env) {
+				t.Error("it can be used")
+			}
+		})
+	}
+}
+
+// usable says whether Omni's client could sign with the key in the way this version of the server knows.
+func usable(env string) bool {
+	account, err := serviceaccount.Decode(env)
+	if err != nil || !account.Key.IsPrivate() || len(account.Key.Fingerprint()) != 40 {
+		return false
+	}
+
+	signature, err := account.Key.Sign([]byte("x"))
+	if err != nil {
+		return false
+	}
+
+	parsed, err := packet.Read(strings.NewReader(string(signature)))
+	if err != nil {
+		return false
+	}
+
+	found, ok := parsed.(*packet.Signature)
+
+	return ok && found.PubKeyAlgo == packet.PubKeyAlgoEdDSA
+}
+
+func readKey(t *testing.T, key vectors.Key) {
+	t.Helper()
+
+	account, err := serviceaccount.Decode(key.Env)
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	if account.Name != key.Name || account.Key.Fingerprint() != key.Fingerprint {
+		t.Errorf("it is read as %s %s", account.Name, account.Key.Fingerprint())
+	}
+
+	if !usable(key.Env) {
+		t.Error("Omni's client cannot sign with it")
+	}
+
+	public, err := pgpcrypto.NewKeyFromArmored(key.Public)
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	if public.IsPrivate() || public.GetFingerprint() != key.Fingerprint {
+		t.Errorf("the public key is %s, private %v", public.GetFingerprint(), public.IsPrivate())
+	}
+
+	signature, identity := public.GetEntity().PrimaryIdentity(time.Unix(key.Created, 0), &packet.Config{})
+	if identity == nil {
+		t.Fatal("no user id is valid when the key was created")
+	}
+
+	if identity.Name != key.UserID {
+		t.Errorf("the user id is %q", identity.Name)
+	}
+
+	if got := public.GetEntity().PrimaryKey.CreationTime.Unix(); got != key.Created {
+		t.Errorf("it was created at %d", got)
+	}
+
+	var expires int64
+	if signature.KeyLifetimeSecs != nil && *signature.KeyLifetimeSecs > 0 {
+		expires = key.Created + int64(*signature.KeyLifetimeSecs)
+	}
+
+	if expires != key.Expires {
+		t.Errorf("it expires at %d, not %d", expires, key.Expires)
+	}
+
+	// What a client encrypts to it, it opens: the subkey is whole.
+	ring, err := pgpcrypto.NewKeyRing(public)
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	if !public.CanEncrypt(key.Created) {
+		t.Error("nothing can be encrypted to it")
+	}
+
+	for _, call := range key.Calls {
+		t.Run(call.What, func(t *testing.T) {
+			if got := judge(call, ring, account); got != call.Accepted {
+				t.Errorf("Go's verdict is %v, the file says %v", got, call.Accepted)
+			}
+		})
+	}
+}
+
+// judge is the server's check of a call at the time of the call; go-api-signature itself knows only the present.
+func judge(call vectors.Call, ring *pgpcrypto.KeyRing, account *serviceaccount.ServiceAccount) bool {
+	md := metadata.MD{}
+	for key, values := range call.Headers {
+		md.Set(key, values...)
+	}
+
+	one := func(key string) string {
+		if values := md.Get(key); len(values) > 0 {
+			return values[0]
+		}
+
+		return ""
+	}
+
+	stamp, err := time.ParseDuration(one(message.TimestampHeaderKey) + "s")
+	if err != nil {
+		return false
+	}
+
+	if skew := time.Duration(call.At)*time.Second - stamp; skew.Abs() > 5*time.Minute {
+		return false
+	}
+
+	payload, err := message.ParseGRPCPayload([]byte(one(message.PayloadHeaderKey)))
+	if err != nil || payload.Method != call.Method {
+		return false
+	}
+
+	for key, values := range message.BuildGRPCPayload(md, call.Method).Headers {
+		if !reflect.DeepEqual(payload.Headers[key], values) {
+			return false
+		}
+	}
+
+	parts := strings.Split(one(message.SignatureHeaderKey), " ")
+	if len(parts) != 4 || parts[0] != "siderov1" || parts[2] != account.Key.Fingerprint() {
+		return false
+	}
+
+	signature, err := base64.StdEncoding.DecodeString(parts[3])
+	if err != nil {
+		return false
+	}
+
+	verifier, err := pgpcrypto.PGP().Verify().VerificationKeys(ring).VerifyTime(call.At).New()
+	if err != nil {
+		return false
+	}
+
+	result, err := verifier.VerifyDetached([]byte(one(message.PayloadHeaderKey)), signature, pgpcrypto.Bytes)
+
+	return err == nil && result.SignatureError() == nil
+}
