@@ -11,7 +11,10 @@
 //!
 //! Its driver is `omni-link`, which keeps the view and carries the decisions out.
 
+pub mod bmc;
 pub mod boot;
+pub mod health;
+pub mod merge;
 pub mod power;
 pub mod reason;
 pub mod resources;
@@ -34,7 +37,10 @@ pub mod private {
     include!(concat!(env!("OUT_DIR"), "/bootlace.provider.rs"));
 }
 
+pub use bmc::{BmcPlan, bmc_plan};
 pub use boot::{BootMode, boot_mode, installed, requires_wipe};
+pub use health::{Health, health_text};
+pub use merge::{merge_bmc, merge_power, merge_reboot, merge_wipe};
 pub use power::{
     PowerAction, PowerOffAck, RebootAction, power, power_off_ack, power_off_active, reboot, wants_power_on,
 };
