@@ -3,10 +3,13 @@
 use prost_types::field_descriptor_proto::{Label, Type};
 use prost_types::{DescriptorProto, FileDescriptorSet};
 
-const PROTOS: [&str; 5] = [
+const PROTOS: [&str; 8] = [
+    "proto/account.proto",
     "proto/infra.proto",
     "proto/machine.proto",
+    "proto/request.proto",
     "proto/siderolink.proto",
+    "proto/system.proto",
     "proto/private.proto",
     "proto/inventory.proto",
 ];

@@ -14,10 +14,12 @@
 pub mod bmc;
 pub mod boot;
 pub mod health;
+pub mod machine_config;
 pub mod merge;
 pub mod power;
 pub mod reason;
 pub mod resources;
+pub mod schematic;
 pub mod status;
 pub mod tunnel;
 pub mod view;

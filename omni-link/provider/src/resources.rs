@@ -12,6 +12,8 @@ pub const INFRA_PROVIDER_NAMESPACE: &str = "infra-provider";
 pub const INFRA_PROVIDER_EPHEMERAL_NAMESPACE: &str = "infra-provider-ephemeral";
 /// Namespace of what Omni only remembers while it runs.
 pub const EPHEMERAL_NAMESPACE: &str = "ephemeral";
+/// Namespace of the descriptions of types.
+pub const META_NAMESPACE: &str = "meta";
 
 /// The prefix of all labels that belong to Omni.
 pub const SYSTEM_LABEL_PREFIX: &str = "omni.sidero.dev/";
@@ -31,11 +33,22 @@ pub const LABEL_ROLE_CONTROLPLANE: &str = "omni.sidero.dev/role-controlplane";
 pub const LABEL_ROLE_WORKER: &str = "omni.sidero.dev/role-worker";
 /// The machine request that a token was made for.
 pub const LABEL_MACHINE_REQUEST: &str = "omni.sidero.dev/machine-request";
+/// The set that a machine request belongs to.
+pub const LABEL_MACHINE_REQUEST_SET: &str = "omni.sidero.dev/machine-request-set";
+/// The machine that a machine request was answered with.
+pub const LABEL_MACHINE: &str = "omni.sidero.dev/machine";
 /// The UUID that a machine in limbo claims.
 pub const LABEL_MACHINE_UUID: &str = "omni.sidero.dev/machine-uuid";
 /// The labels that an allocation puts on an InfraMachine and that its status carries too.
 pub const ALLOCATION_LABELS: [&str; 4] =
     [LABEL_CLUSTER, LABEL_MACHINE_SET, LABEL_ROLE_CONTROLPLANE, LABEL_ROLE_WORKER];
+
+/// Names the user of a key or an identity.
+pub const LABEL_USER_ID: &str = "user-id";
+/// Marks the identity of a service account.
+pub const LABEL_SERVICE_ACCOUNT: &str = "type-service-account";
+/// Marks key, identity and user of a provider's service account.
+pub const LABEL_INFRA_PROVIDER_ACCOUNT: &str = "omni.sidero.dev/infra-provider";
 
 /// On a PendingMachine whose UUID another machine has.
 pub const ANNOTATION_UUID_CONFLICT: &str = "siderolink.omni.sidero.dev/uuid-conflict";
@@ -49,11 +62,20 @@ pub const PROVIDER_JOIN_CONFIG_OWNER: &str = "ProviderJoinConfigController";
 
 /// Id of the only SideroLink configuration.
 pub const SIDEROLINK_CONFIG_ID: &str = "siderolink-config";
+/// Id of the only features configuration.
+pub const FEATURES_CONFIG_ID: &str = "features-config";
+/// Id of the only version of the server.
+pub const SYS_VERSION_ID: &str = "current";
+
+/// What the namespace of a provider's private records begins with.
+pub const PRIVATE_NAMESPACE_PREFIX: &str = "infra-provider:";
+/// What the type of a provider's private records ends with, after the provider's id.
+pub const PRIVATE_TYPE_SUFFIX: &str = ".infraprovider.sidero.dev";
 
 /// The namespace of a provider's private records.
 #[must_use]
 pub fn private_namespace(provider_id: &str) -> String {
-    format!("infra-provider:{provider_id}")
+    format!("{PRIVATE_NAMESPACE_PREFIX}{provider_id}")
 }
 
 /// The owner of what a provider writes, and its one finalizer on an InfraMachine.
@@ -78,7 +100,7 @@ pub trait PrivateSpec: Message + Default {
     /// The type's name.
     #[must_use]
     fn resource_type(provider_id: &str) -> String {
-        format!("{}.{provider_id}.infraprovider.sidero.dev", Self::NAME)
+        format!("{}.{provider_id}{PRIVATE_TYPE_SUFFIX}", Self::NAME)
     }
 }
 
@@ -108,6 +130,20 @@ shared! {
     specs::SiderolinkSpec, "Links.omni.sidero.dev", DEFAULT_NAMESPACE;
     specs::SiderolinkConfigSpec, "Configs.omni.sidero.dev", DEFAULT_NAMESPACE;
     specs::SiderolinkApiConfigSpec, "SiderolinkAPIConfigs.omni.sidero.dev", DEFAULT_NAMESPACE;
+    specs::ConnectionParamsSpec, "ConnectionParams.omni.sidero.dev", DEFAULT_NAMESPACE;
+    specs::UserSpec, "Users.omni.sidero.dev", DEFAULT_NAMESPACE;
+    specs::IdentitySpec, "Identities.omni.sidero.dev", DEFAULT_NAMESPACE;
+    specs::PublicKeySpec, "PublicKeys.omni.sidero.dev", DEFAULT_NAMESPACE;
+    specs::MachineRequestSetSpec, "MachineRequestSets.omni.sidero.dev", DEFAULT_NAMESPACE;
+    specs::MachineRequestSetStatusSpec, "MachineRequestSetStatuses.omni.sidero.dev", DEFAULT_NAMESPACE;
+    specs::MachineRequestSpec, "MachineRequests.omni.sidero.dev", INFRA_PROVIDER_NAMESPACE;
+    specs::MachineRequestStatusSpec, "MachineRequestStatuses.omni.sidero.dev", INFRA_PROVIDER_NAMESPACE;
+    specs::MachineRegistrationSpec, "InfraMachineRegistrations.omni.sidero.dev", INFRA_PROVIDER_NAMESPACE;
+    specs::SysVersionSpec, "SysVersions.system.sidero.dev", EPHEMERAL_NAMESPACE;
+    specs::FeaturesConfigSpec, "FeaturesConfigs.omni.sidero.dev", DEFAULT_NAMESPACE;
+    specs::InfraProviderCombinedStatusSpec, "InfraProviderCombinedStatuses.omni.sidero.dev",
+        EPHEMERAL_NAMESPACE;
+    specs::ResourceDefinitionSpec, "ResourceDefinitions.meta.cosi.dev", META_NAMESPACE;
     specs::NodeUniqueTokenSpec, "NodeUniqueTokens.omni.sidero.dev", DEFAULT_NAMESPACE;
 }
 

@@ -24,6 +24,10 @@ named!(
     crate::specs::infra_machine_config_spec::MachinePowerState,
     crate::specs::infra_machine_spec::MachinePowerState,
     crate::specs::infra_machine_status_spec::MachinePowerState,
+    crate::specs::machine_request_status_spec::Stage,
+    crate::specs::public_key_spec::Type,
+    crate::specs::resource_definition_spec::Sensitivity,
+    crate::specs::GrpcTunnelMode,
     crate::private::PowerState,
 );
 
