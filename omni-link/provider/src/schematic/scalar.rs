@@ -124,11 +124,7 @@ fn is_base_60(text: &str) -> bool {
     let first = parts.next().unwrap_or_default();
     let rest: Vec<&str> = parts.collect();
     let loose = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit() || byte == b'_');
-    let below_60 = |part: &&str| match part.as_bytes() {
-        [b'0'..=b'9'] => true,
-        [b'0'..=b'5', b'0'..=b'9'] => true,
-        _ => false,
-    };
+    let below_60 = |part: &&str| matches!(part.as_bytes(), [b'0'..=b'9'] | [b'0'..=b'5', b'0'..=b'9']);
     first.starts_with(|digit: char| digit.is_ascii_digit())
         && loose(first)
         && !rest.is_empty()
