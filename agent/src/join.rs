@@ -37,28 +37,41 @@ pub enum JoinError {
     Refused(String),
 }
 
-/// The call's contents.
-pub fn request(identity: &Identity, config: &JoinConfig) -> ProvisionRequest {
+/// The call's contents; `version` is the Talos version that the machine stands for.
+pub fn request(identity: &Identity, config: &JoinConfig, version: &str) -> ProvisionRequest {
     ProvisionRequest {
         node_uuid: identity.uuid.clone(),
         node_public_key: identity.public_key.clone(),
         join_token: config.join_token.clone(),
         node_unique_token: Some(identity.token.encode()),
-        talos_version: Some(TALOS_VERSION.to_owned()),
+        talos_version: Some(version.to_owned()),
         wireguard_over_grpc: None,
     }
 }
 
 /// One attempt: the configuration is fetched anew, since its token may have changed.
 pub async fn attempt(config_url: &str, identity: &Identity) -> Result<ProvisionResponse, JoinError> {
-    let config = JoinConfig::parse(&fetch::get(config_url).await?)?;
+    provision(&configuration(config_url).await?, identity, TALOS_VERSION).await
+}
+
+/// Fetches the join configuration.
+pub async fn configuration(url: &str) -> Result<JoinConfig, JoinError> {
+    Ok(JoinConfig::parse(&fetch::get(url).await?)?)
+}
+
+/// Registers once.
+pub async fn provision(
+    config: &JoinConfig,
+    identity: &Identity,
+    version: &str,
+) -> Result<ProvisionResponse, JoinError> {
     let channel = Endpoint::from_shared(config.endpoint.clone())?
         .connect_timeout(PATIENCE)
         .timeout(PATIENCE)
         .connect()
         .await?;
     let response = ProvisionServiceClient::new(channel)
-        .provision(Request::new(request(identity, &config)))
+        .provision(Request::new(request(identity, config, version)))
         .await
         .map_err(|status| JoinError::Refused(format!("{:?}: {}", status.code(), status.message())))?;
     Ok(response.into_inner())

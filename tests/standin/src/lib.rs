@@ -11,13 +11,6 @@
 pub mod disk;
 pub mod events;
 pub mod install;
-pub mod pid1;
 pub mod state;
 pub mod system;
 pub mod uki;
-
-/// Writes a line to the console, as `format!` would render it.
-#[macro_export]
-macro_rules! say {
-    ($($text:tt)*) => { println!("standin: {}", format_args!($($text)*)) };
-}

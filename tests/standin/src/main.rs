@@ -6,5 +6,6 @@ fn main() {
         eprintln!("standin-os runs as PID 1 of a test machine only");
         std::process::exit(64);
     }
-    standin_os::pid1::main();
+    bootlace_agent::console::set_name("standin");
+    bootlace_agent::pid1::run(standin_os::system::run())
 }

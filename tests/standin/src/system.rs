@@ -6,11 +6,11 @@
 //! from the disk:                           join with the same token → tell it → stay
 //! ```
 
-use std::fs::{File, OpenOptions};
+use std::convert::Infallible;
+use std::fs::{self, File, OpenOptions};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use agent_wire::link::provision_service_client::ProvisionServiceClient;
 use agent_wire::machine::SequenceEvent;
 use agent_wire::token::NodeUniqueToken;
 use anyhow::{Context as _, Result};
@@ -19,16 +19,13 @@ use bootlace_agent::config::JoinConfig;
 use bootlace_agent::disks::{self, Target};
 use bootlace_agent::identity::{self, Identity};
 use bootlace_agent::retry::Backoff;
-use bootlace_agent::{fetch, join, net};
+use bootlace_agent::{join, machine, net, say};
 use hyper::Uri;
 use tokio::sync::mpsc;
-use tonic::transport::Endpoint;
 
 use crate::state::State;
-use crate::{events, install, say};
+use crate::{events, install};
 
-/// How long one call of the machine API may take, connecting included.
-const CALL_LIMIT: Duration = Duration::from_secs(15);
 /// How often an event is sent before everything is begun again.
 const PUBLISH_ATTEMPTS: u32 = 10;
 /// Between two of them. The hub takes events of accepted machines only, so the first may come too early.
@@ -99,8 +96,11 @@ enum Then {
 }
 
 /// Runs the machine: the network in the background, everything else in order, again from the beginning when
-/// something fails. Returns when the machine is to be rebooted.
-pub async fn run(kernel: &str) {
+/// something fails.
+pub async fn run() -> Result<(), Infallible> {
+    let kernel = fs::read_to_string("/proc/cmdline").unwrap_or_default();
+    let kernel = kernel.trim();
+    say!("cmdline {kernel}");
     let seed = uuid::Uuid::new_v4().as_fields().0;
     let (sender, mut addresses) = mpsc::channel(16);
     let life = async {
@@ -108,7 +108,7 @@ pub async fn run(kernel: &str) {
         let mut backoff = Backoff::new(seed);
         loop {
             match live(kernel, &first).await {
-                Ok(Then::Reboot) => return,
+                Ok(Then::Reboot) => machine::reboot_now(),
                 Ok(Then::Stay) => break,
                 Err(error) => {
                     let wait = backoff.next_wait();
@@ -125,11 +125,13 @@ pub async fn run(kernel: &str) {
         () = net::run(sender, seed) => say!("the network ended"),
         () = life => {}
     }
+    Ok(())
 }
 
 async fn live(kernel: &str, up: &net::Up) -> Result<Then> {
     let boot = Boot::find(kernel)?;
-    let mut identity = Identity::read(Path::new(identity::DMI), Path::new(net::SYS_NET))?;
+    let mut identity =
+        Identity::read(Path::new(identity::DMI), Path::new(net::SYS_NET), identity::randomness().await)?;
     if let Some(state) = &boot.state {
         say!("installed with cmdline {}", state.cmdline);
         identity.token =
@@ -138,8 +140,9 @@ async fn live(kernel: &str, up: &net::Up) -> Result<Then> {
 
     let config = configuration(&boot.cmdline, &identity, up).await?;
     let version = boot.arguments.version();
-    provision(&config, &identity, version.as_deref()).await?;
-    say!("joined as {}, Talos {}", identity.uuid, version.as_deref().unwrap_or(join::TALOS_VERSION));
+    let version = version.as_deref().unwrap_or(join::TALOS_VERSION);
+    join::provision(&config, &identity, version).await?;
+    say!("joined as {}, Talos {version}", identity.uuid);
 
     if boot.state.is_some() {
         tell(&config, &events::boot_began()).await?;
@@ -160,25 +163,7 @@ async fn live(kernel: &str, up: &net::Up) -> Result<Then> {
 async fn configuration(cmdline: &str, identity: &Identity, up: &net::Up) -> Result<JoinConfig> {
     let url = Cmdline::parse(cmdline).config_url.context("no talos.config on the kernel command line")?;
     let url = substitute(&url, &identity.uuid, Some(&net::mac_text(up.nic.mac)), None);
-    let text = fetch::get(&url).await.with_context(|| format!("cannot get the configuration {url}"))?;
-    JoinConfig::parse(&text).with_context(|| format!("the configuration {url} is of no use"))
-}
-
-/// Registers with the machine API, once.
-async fn provision(config: &JoinConfig, identity: &Identity, version: Option<&str>) -> Result<()> {
-    let endpoint =
-        Endpoint::from_shared(config.endpoint.clone())?.connect_timeout(CALL_LIMIT).timeout(CALL_LIMIT);
-    let channel = endpoint
-        .connect()
-        .await
-        .with_context(|| format!("cannot reach the machine API {}", config.endpoint))?;
-    let mut request = join::request(identity, config);
-    if let Some(version) = version {
-        request.talos_version = Some(version.to_owned());
-    }
-    let answer = ProvisionServiceClient::new(channel).provision(request).await;
-    answer.with_context(|| format!("the machine API {} refused to join", config.endpoint))?;
-    Ok(())
+    join::configuration(&url).await.with_context(|| format!("configuration {url}"))
 }
 
 async fn write_disk(url: &str, state: &State) -> Result<()> {
