@@ -11,7 +11,7 @@ const MAX_PATTERN_BYTES: usize = 1024;
 /// Memory that one compiled expression may take.
 const MAX_PATTERN_PROGRAM_BYTES: usize = 1 << 20;
 
-/// How a label is looked at. A label that is absent matches nothing.
+/// How a label is looked at. A label that is absent matches nothing, and the opposite of equality only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum LabelOp {
     /// The label is there.
@@ -28,6 +28,16 @@ pub enum LabelOp {
     LessNumeric,
     /// Its value is a number not above the first of the term. Matches never when either is no number.
     LessOrEqualNumeric,
+}
+
+impl LabelOp {
+    /// It says which value is the lesser. An absent value is neither less nor not less.
+    fn orders(self) -> bool {
+        match self {
+            Self::Exists | Self::Equal | Self::In => false,
+            Self::Less | Self::LessOrEqual | Self::LessNumeric | Self::LessOrEqualNumeric => true,
+        }
+    }
 }
 
 /// One condition on one label.
@@ -81,6 +91,7 @@ impl LabelTerm {
     #[must_use]
     pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
         let plain = match labels.get(&self.key) {
+            None if self.op.orders() => None,
             None => Some(false),
             Some(value) => self.compare(value),
         };

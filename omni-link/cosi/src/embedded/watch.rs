@@ -15,8 +15,11 @@ use crate::{Event, EventStream, EventType, Resource, StateError, WatchOptions, W
 
 /// Changes taken from the history at a time: how much a watcher holds on its own.
 const BATCH_CHANGES: usize = 128;
-/// Weight at which an aggregated item is full: well below the message limit of gRPC.
-const BATCH_BYTES: usize = 4 << 20;
+/// Weight at which an aggregated item is full: well below what a Go client takes by itself (4 MiB), which one
+/// event stays below alone.
+const BATCH_BYTES: usize = 1 << 20;
+/// What an event weighs beside its content: names, times, the shape of the messages.
+const EVENT_BYTES: usize = 256;
 
 /// One watch.
 pub(super) struct Watcher {
@@ -180,7 +183,7 @@ fn dummy(target: &WatchTarget, typ: EventType, bookmark: Option<Bytes>) -> Event
     Event { bookmark, ..event(typ, Resource::empty(&target.kind.pointer(id)), None) }
 }
 
-/// About what it takes on the wire; the envelope without labels is small.
+/// About what it takes on the wire.
 fn weight(event: &Event) -> usize {
     let of = |resource: &Resource| {
         let metadata = &resource.metadata;
@@ -189,7 +192,7 @@ fn weight(event: &Event) -> usize {
         let finalizers: usize = metadata.finalizers.iter().map(String::len).sum();
         resource.spec.proto.len() + resource.spec.yaml.len() + maps + finalizers
     };
-    of(&event.resource) + event.old.as_ref().map_or(0, of)
+    EVENT_BYTES + of(&event.resource) + event.old.as_ref().map_or(0, of)
 }
 
 fn bookmark(revision: u64) -> Bytes {

@@ -40,3 +40,21 @@ fn a_term_without_values_matches_only_inverted() {
         assert!(term.inverted().matches(&labels), "{op:?}");
     }
 }
+
+#[test]
+fn an_absent_label_is_not_less_nor_the_opposite_but_it_is_unequal() {
+    let labels = BTreeMap::new();
+    for (op, inverted) in [
+        (LabelOp::Exists, true),
+        (LabelOp::Equal, true),
+        (LabelOp::In, true),
+        (LabelOp::Less, false),
+        (LabelOp::LessOrEqual, false),
+        (LabelOp::LessNumeric, false),
+        (LabelOp::LessOrEqualNumeric, false),
+    ] {
+        let term = LabelTerm { key: "rack".into(), op, values: vec!["8".into()], invert: false };
+        assert!(!term.matches(&labels), "{op:?}");
+        assert_eq!(term.inverted().matches(&labels), inverted, "{op:?}");
+    }
+}

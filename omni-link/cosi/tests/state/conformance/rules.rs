@@ -239,7 +239,7 @@ pub(crate) async fn a_list_takes_label_queries(state: &dyn State) {
         (&[query(&[term(LabelOp::Less, &["8"], false)])], &["seven"]),
         (&[query(&[term(LabelOp::LessOrEqual, &["8"], false)])], &["eight", "seven"]),
         (&[query(&[term(LabelOp::LessNumeric, &["10"], false)])], &["eight", "seven"]),
-        (&[query(&[term(LabelOp::LessOrEqualNumeric, &["7"], true)])], &["eight", "plain"]),
+        (&[query(&[term(LabelOp::LessOrEqualNumeric, &["7"], true)])], &["eight"]),
         (&[query(&[LabelTerm::exists("rack"), LabelTerm::exists("hot")])], &["eight"]),
         (
             &[query(&[LabelTerm::exists("hot")]), query(&[LabelTerm::exists("rack").inverted()])],

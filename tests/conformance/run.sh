@@ -1,0 +1,116 @@
+#!/bin/bash
+# Starts an appliance on loopback and holds its hub against Omni's Go clients.
+#
+#   tests/conformance/run.sh [-part=cosi|vectors|omni|all]
+#
+# BOOTLACE names the binary to test; without it one is built. Needs Go; downloads modules at the first run.
+set -euo pipefail
+
+readonly START_SECONDS=30 STOP_SECONDS=10 TEST_SECONDS=420
+readonly PROVIDER=conformance
+
+part=all
+for argument in "$@"; do
+	case $argument in
+	-part=*) part=${argument#-part=} ;;
+	*) echo "conformance: unknown argument $argument" >&2; exit 2 ;;
+	esac
+done
+case $part in
+cosi) pattern='^Test(Cosi|Wire|Restart)' ;;
+vectors) pattern='^TestVectors' ;;
+omni) pattern='^TestOmni' ;;
+all) pattern='^Test' ;;
+*) echo "conformance: unknown part $part: cosi, vectors, omni or all" >&2; exit 2 ;;
+esac
+
+if ! command -v go >/dev/null; then
+	echo "conformance: go is not installed" >&2
+	exit 1
+fi
+
+cd "$(dirname "$0")"
+export GOFLAGS=-mod=readonly
+if [[ -z ${BOOTLACE:-} ]]; then
+	(cd ../.. && cargo build --quiet -p bootlace)
+	BOOTLACE=$(cd ../.. && pwd)/target/$(rustc -vV | sed -n 's/^host: //p')/debug/bootlace
+fi
+export BOOTLACE
+
+work=$(mktemp -d)
+pid=
+stop() {
+	if [[ -n $pid ]] && kill "$pid" 2>/dev/null; then
+		for ((i = 0; i < STOP_SECONDS * 10; i++)); do
+			kill -0 "$pid" 2>/dev/null || break
+			sleep 0.1
+		done
+		kill -KILL "$pid" 2>/dev/null && echo "conformance: the appliance did not stop by itself" >&2
+	fi
+	rm -rf "$work"
+}
+trap stop EXIT
+
+# A port that nobody answers on. Somebody may take it before the appliance does: then it does not start.
+free_port() {
+	local port
+	while port=$((20000 + RANDOM % 10000)); (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do :; done
+	echo "$port"
+}
+
+mkdir "$work/state" "$work/assets"
+api_port=$(free_port)
+cat >"$work/appliance.toml" <<CONFIG
+state_dir = "$work/state"
+id = "$PROVIDER-own"
+[api]
+advertise_address = "127.0.0.1"
+listen_address = "127.0.0.1"
+port = $(free_port)
+[netboot]
+disable_dhcp_proxy = true
+tftp_port = $(free_port)
+[hub]
+machine_api_port = $(free_port)
+[boot]
+assets_path = "$work/assets"
+CONFIG
+if [[ $part == omni || $part == all ]]; then
+	sed -i "s/^machine_api_port = .*/&\napi_listen = \"127.0.0.1:$api_port\"/" "$work/appliance.toml"
+fi
+
+"$BOOTLACE" run -c "$work/appliance.toml" >"$work/log" 2>&1 &
+pid=$!
+export BOOTLACE_SOCKET=$work/state/bootlace.sock
+for ((i = 0; ; i++)); do
+	[[ -S $BOOTLACE_SOCKET ]] && break
+	if ! kill -0 "$pid" 2>/dev/null || ((i > START_SECONDS * 10)); then
+		echo "conformance: the appliance did not start:" >&2
+		cat "$work/log" >&2
+		exit 1
+	fi
+	sleep 0.1
+done
+
+if [[ $part == omni || $part == all ]]; then
+	"$BOOTLACE" hub provider create "$PROVIDER" -c "$work/appliance.toml" >"$work/provider.env"
+	OMNI_ENDPOINT=$(sed -n 's/^\(export \)\?OMNI_ENDPOINT=//p' "$work/provider.env")
+	OMNI_SERVICE_ACCOUNT_KEY=$(sed -n 's/^\(export \)\?OMNI_SERVICE_ACCOUNT_KEY=//p' "$work/provider.env")
+	export OMNI_ENDPOINT OMNI_SERVICE_ACCOUNT_KEY PROVIDER_ID=$PROVIDER
+fi
+
+go build -o "$work/report" ./cmd/report
+# The report judges; go's own exit code is 1 with each deviation.
+timeout $((TEST_SECONDS + 30)) go test -json -count=1 -timeout "${TEST_SECONDS}s" -run "$pattern" . \
+	>"$work/events" 2>"$work/errors" || true
+cat "$work/errors" >&2
+if ! "$work/report" deviations.txt <"$work/events"; then
+	echo "conformance: the appliance said:" >&2
+	tail -n 40 "$work/log" >&2
+	exit 1
+fi
+if ! kill -0 "$pid" 2>/dev/null; then
+	echo "conformance: the appliance ended meanwhile:" >&2
+	tail -n 40 "$work/log" >&2
+	exit 1
+fi
