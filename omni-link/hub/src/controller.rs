@@ -1,37 +1,60 @@
-//! The controller of InfraMachines: from what a machine is and what users want to what the provider is told.
+//! The controllers: from what a machine is and what users want to what providers are told.
 //!
-//! It is level-triggered: events only say which machine to look at; everything else is read anew. Each step
-//! is one write, and a finalizer holds what the next step depends on, so it can be stopped between any two.
+//! They are level-triggered: events only say what to look at; everything else is read anew. Each step is one
+//! write, and a finalizer holds what the next step depends on, so they can be stopped between any two.
 //!
 //! ```text
 //! Link runs      -> InfraMachine runs, fields from InfraMachineConfig, MachineSetNode and its Cluster
 //! node torn down -> InfraMachine free with a new wipe id, then the node's finalizer goes, then the node
 //! Link torn down -> InfraMachine torn down; when the provider let go: InfraMachine, configuration, token,
 //!                   allocation destroyed, then the Link's finalizer goes, then the Link
+//! InfraProvider runs      -> ProviderJoinConfig, combined status
+//! InfraProvider torn down -> all that is its goes, then the finalizer
+//! MachineRequestSet       -> that many MachineRequests
+//! MachineRequestStatus torn down -> the machine's Link torn down, then the finalizer goes
 //! ```
 
 mod fields;
+mod machine;
+mod provider;
+mod request;
 
 use std::collections::BTreeSet;
 
+use ::provider::resources::{LABEL_CLUSTER, LABEL_INFRA_PROVIDER_ID, LABEL_MACHINE_REQUEST_SET};
+use ::provider::specs::{
+    BmcConfigSpec, ClusterSpec, InfraMachineBmcConfigSpec, InfraMachineConfigSpec, InfraMachineSpec,
+    InfraProviderHealthStatusSpec, InfraProviderSpec, InfraProviderStatusSpec, MachineRegistrationSpec,
+    MachineRequestSetSpec, MachineRequestSpec, MachineRequestStatusSpec, MachineSetNodeSpec, SiderolinkSpec,
+};
 use cosi::{
-    Event, EventType, LabelQuery, LabelTerm, ListOptions, Metadata, Missing, Phase, State, StateError,
-    WatchOptions, WatchTarget,
+    Event, EventType, LabelQuery, LabelTerm, ListOptions, Resource, State as _, StateError, WatchOptions,
+    WatchTarget,
 };
 use futures_util::StreamExt;
-use futures_util::stream::select_all;
-use provider::resources::{
-    INFRA_MACHINE_OWNER, LABEL_CLUSTER, LABEL_INFRA_PROVIDER_ID, LABEL_IS_STATIC_INFRA_PROVIDER,
-};
-use provider::specs::{
-    ClusterSpec, InfraMachineBmcConfigSpec, InfraMachineConfigSpec, InfraMachineSpec,
-    InfraProviderStatusSpec, MachineSetNodeSpec, NodeUniqueTokenSpec, SiderolinkSpec,
-};
+use futures_util::stream::{self, select_all};
 
-use crate::limits::RETRY_PAUSE;
-use crate::store::{Typed, kind, pointer};
-use crate::{Hub, HubEvent, HubEventKind};
-use fields::{Wishes, apply};
+use crate::Hub;
+use crate::limits::{RECONCILE_AT_ONCE, RETRY_PAUSE};
+use crate::store::kind;
+pub(crate) use provider::{join_config, run_health};
+
+/// Something to look at.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+enum Due {
+    Machine(String),
+    Provider(String),
+    RequestSet(String),
+    Request(String),
+}
+
+/// What became of it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Progress {
+    Done,
+    /// Somebody else has to do something first, which may not show in what is watched.
+    Waits,
+}
 
 /// Follows the store for ever.
 pub(crate) async fn run(hub: &Hub) {
@@ -49,9 +72,17 @@ async fn follow(hub: &Hub) -> Result<(), StateError> {
         kind::<SiderolinkSpec>(),
         kind::<InfraMachineSpec>(),
         kind::<InfraMachineConfigSpec>(),
+        kind::<InfraMachineBmcConfigSpec>(),
+        kind::<BmcConfigSpec>(),
+        kind::<MachineRegistrationSpec>(),
         kind::<MachineSetNodeSpec>(),
         kind::<ClusterSpec>(),
+        kind::<InfraProviderSpec>(),
         kind::<InfraProviderStatusSpec>(),
+        kind::<InfraProviderHealthStatusSpec>(),
+        kind::<MachineRequestSetSpec>(),
+        kind::<MachineRequestSpec>(),
+        kind::<MachineRequestStatusSpec>(),
     ];
     let state = hub.store.state();
     let options = WatchOptions { bootstrap_contents: true, aggregated: true, ..WatchOptions::default() };
@@ -65,7 +96,7 @@ async fn follow(hub: &Hub) -> Result<(), StateError> {
         let batch = if due.is_empty() {
             events.next().await
         } else {
-            // Somebody failed: try again after a pause, or as soon as something happens.
+            // Somebody failed or waits: try again after a pause, or as soon as something happens.
             match tokio::time::timeout(RETRY_PAUSE, events.next()).await {
                 Ok(batch) => batch,
                 Err(_) => Some(Ok(Vec::new())),
@@ -75,19 +106,40 @@ async fn follow(hub: &Hub) -> Result<(), StateError> {
         for event in batch? {
             affected(hub, &event, &mut due).await?;
         }
-        let mut failed = BTreeSet::new();
-        for machine in std::mem::take(&mut due) {
-            if let Err(error) = reconcile(hub, &machine).await {
-                tracing::warn!(%machine, %error, "machine cannot be reconciled yet");
-                failed.insert(machine);
-            }
-        }
-        due = failed;
+        due = reconcile_all(hub, std::mem::take(&mut due)).await;
     }
 }
 
-/// The machines that an event concerns.
-async fn affected(hub: &Hub, event: &Event, due: &mut BTreeSet<String>) -> Result<(), StateError> {
+/// Looks at all of them, several at once. Answers what must be looked at again.
+async fn reconcile_all(hub: &Hub, due: BTreeSet<Due>) -> BTreeSet<Due> {
+    stream::iter(due)
+        .map(|due| async move {
+            match reconcile(hub, &due).await {
+                Ok(Progress::Done) => None,
+                Ok(Progress::Waits) => Some(due),
+                Err(error) => {
+                    tracing::warn!(?due, %error, "it cannot be reconciled yet");
+                    Some(due)
+                }
+            }
+        })
+        .buffer_unordered(RECONCILE_AT_ONCE)
+        .filter_map(async |again| again)
+        .collect()
+        .await
+}
+
+async fn reconcile(hub: &Hub, due: &Due) -> Result<Progress, StateError> {
+    match due {
+        Due::Machine(id) => machine::reconcile(hub, id).await.map(|()| Progress::Done),
+        Due::Provider(id) => provider::reconcile(hub, id).await,
+        Due::RequestSet(id) => request::reconcile_set(hub, id).await,
+        Due::Request(id) => request::reconcile_status(hub, id).await.map(|()| Progress::Done),
+    }
+}
+
+/// What an event concerns.
+async fn affected(hub: &Hub, event: &Event, due: &mut BTreeSet<Due>) -> Result<(), StateError> {
     match event.typ {
         EventType::Created | EventType::Updated | EventType::Destroyed => {}
         EventType::Bootstrapped | EventType::Noop => return Ok(()),
@@ -97,138 +149,36 @@ async fn affected(hub: &Hub, event: &Event, due: &mut BTreeSet<String>) -> Resul
     }
     let id = event.resource.id();
     let of = event.resource.pointer().kind();
-    let all_with = async |kind: &cosi::Kind, label: &str| {
-        let query = LabelQuery::new([LabelTerm::equal(label, id)]);
-        hub.store.state().list(kind, &ListOptions::labels(query)).await
-    };
-    let machines = if of == kind::<ClusterSpec>() {
-        all_with(&kind::<MachineSetNodeSpec>(), LABEL_CLUSTER).await?
-    } else if of == kind::<InfraProviderStatusSpec>() {
-        all_with(&kind::<SiderolinkSpec>(), LABEL_INFRA_PROVIDER_ID).await?
+    let machine = |resource: Resource| Due::Machine(resource.metadata.id);
+    if of == kind::<ClusterSpec>() {
+        let nodes = labelled(hub, &kind::<MachineSetNodeSpec>(), LABEL_CLUSTER, id).await?;
+        due.extend(nodes.into_iter().map(machine));
+    } else if of == kind::<InfraProviderStatusSpec>() || of == kind::<InfraProviderSpec>() {
+        let links = labelled(hub, &kind::<SiderolinkSpec>(), LABEL_INFRA_PROVIDER_ID, id).await?;
+        due.extend(links.into_iter().map(machine));
+        due.insert(Due::Provider(id.to_owned()));
+    } else if of == kind::<InfraProviderHealthStatusSpec>() {
+        due.insert(Due::Provider(id.to_owned()));
+    } else if of == kind::<MachineRequestSetSpec>() {
+        due.insert(Due::RequestSet(id.to_owned()));
+    } else if of == kind::<MachineRequestSpec>() {
+        let set = event.resource.label(LABEL_MACHINE_REQUEST_SET);
+        due.extend(set.map(|set| Due::RequestSet(set.to_owned())));
+    } else if of == kind::<MachineRequestStatusSpec>() {
+        due.insert(Due::Request(id.to_owned()));
     } else {
-        due.insert(id.to_owned());
-        return Ok(());
-    };
-    due.extend(machines.into_iter().map(|resource| resource.metadata.id));
-    Ok(())
-}
-
-/// Brings one machine's resources to where they belong.
-async fn reconcile(hub: &Hub, machine: &str) -> Result<(), StateError> {
-    match hub.store.find::<SiderolinkSpec>(machine).await? {
-        Some(link) if !link.tearing_down() => running(hub, machine, &link).await,
-        Some(_) | None => removed(hub, machine).await,
-    }
-}
-
-async fn running(hub: &Hub, machine: &str, link: &Typed<SiderolinkSpec>) -> Result<(), StateError> {
-    let Some(provider) = link.label(LABEL_INFRA_PROVIDER_ID) else { return Ok(()) };
-    if !is_static(hub, provider).await? {
-        return Ok(());
-    }
-    cosi::add_finalizer(&*hub.store.state(), &pointer::<SiderolinkSpec>(machine), INFRA_MACHINE_OWNER)
-        .await?;
-    if let Some(old) = hub.store.find::<InfraMachineSpec>(machine).await?
-        && old.tearing_down()
-        && !hub.store.remove(&pointer::<InfraMachineSpec>(machine)).await?
-    {
-        // Its predecessor is still on the way out; its destruction brings us back here.
-        return Ok(());
-    }
-    store_token(hub, machine, link).await?;
-    let node = hub.store.find::<MachineSetNodeSpec>(machine).await?;
-    if let Some(node) = &node
-        && !node.tearing_down()
-    {
-        // From here on the allocation cannot vanish without its wipe.
-        let node = pointer::<MachineSetNodeSpec>(machine);
-        cosi::add_finalizer(&*hub.store.state(), &node, INFRA_MACHINE_OWNER).await?;
-    }
-    let wishes = wishes(hub, machine, provider, link, node).await?;
-    tell_provider(hub, machine, &wishes).await?;
-    if wishes.released() {
-        let node = pointer::<MachineSetNodeSpec>(machine);
-        cosi::remove_finalizer(&*hub.store.state(), &node, INFRA_MACHINE_OWNER).await?;
-        hub.store.remove(&node).await?;
+        due.insert(Due::Machine(id.to_owned()));
     }
     Ok(())
 }
 
-/// Our own provider is static by nature; of others it is what their status says.
-async fn is_static(hub: &Hub, provider: &str) -> Result<bool, StateError> {
-    if provider == hub.config.provider_id {
-        return Ok(true);
-    }
-    let status = hub.store.find::<InfraProviderStatusSpec>(provider).await?;
-    Ok(status.is_some_and(|status| status.metadata.labels.contains_key(LABEL_IS_STATIC_INFRA_PROVIDER)))
-}
-
-async fn store_token(hub: &Hub, machine: &str, link: &Typed<SiderolinkSpec>) -> Result<(), StateError> {
-    let token = &link.spec.node_unique_token;
-    if token.is_empty() {
-        return Ok(());
-    }
-    let change = |_: &mut Metadata, spec: &mut NodeUniqueTokenSpec| {
-        spec.token.clone_from(token);
-        Ok(())
-    };
-    hub.store.put::<NodeUniqueTokenSpec, _>(machine, "", Missing::Create, change).await.map(|_| ())
-}
-
-async fn wishes(
+/// All of a kind with that label.
+async fn labelled(
     hub: &Hub,
-    machine: &str,
-    provider: &str,
-    link: &Typed<SiderolinkSpec>,
-    node: Option<Typed<MachineSetNodeSpec>>,
-) -> Result<Wishes, StateError> {
-    let config = hub.store.find::<InfraMachineConfigSpec>(machine).await?;
-    let cluster = match node.as_ref().and_then(|node| node.label(LABEL_CLUSTER)) {
-        Some(cluster) => hub.store.find::<ClusterSpec>(cluster).await?,
-        None => None,
-    };
-    Ok(Wishes {
-        provider: provider.to_owned(),
-        token: link.spec.node_unique_token.clone(),
-        config: config.filter(|config| !config.tearing_down()).map(|config| config.spec),
-        node: node.map(|node| (node.metadata.phase == Phase::Running, node.metadata.labels)),
-        talos_version: cluster.map(|cluster| cluster.spec.talos_version),
-    })
-}
-
-/// Writes the InfraMachine and tells what changed.
-async fn tell_provider(hub: &Hub, machine: &str, wishes: &Wishes) -> Result<(), StateError> {
-    let mut changes = Vec::new();
-    let change = |metadata: &mut Metadata, spec: &mut InfraMachineSpec| {
-        changes = apply(wishes, metadata, spec);
-        Ok(())
-    };
-    hub.store.put::<InfraMachineSpec, _>(machine, INFRA_MACHINE_OWNER, Missing::Create, change).await?;
-    for kind in changes {
-        hub.emit(HubEvent { machine: machine.to_owned(), peer: None, kind });
-    }
-    Ok(())
-}
-
-/// The link is going or gone.
-async fn removed(hub: &Hub, machine: &str) -> Result<(), StateError> {
-    let had = hub.store.find::<InfraMachineSpec>(machine).await?.is_some();
-    if !hub.store.remove(&pointer::<InfraMachineSpec>(machine)).await? {
-        return Ok(());
-    }
-    let link = pointer::<SiderolinkSpec>(machine);
-    if had || hub.store.find::<SiderolinkSpec>(machine).await?.is_some() {
-        let node = pointer::<MachineSetNodeSpec>(machine);
-        cosi::remove_finalizer(&*hub.store.state(), &node, INFRA_MACHINE_OWNER).await?;
-        hub.store.remove(&node).await?;
-        hub.store.remove(&pointer::<InfraMachineConfigSpec>(machine)).await?;
-        hub.store.remove(&pointer::<InfraMachineBmcConfigSpec>(machine)).await?;
-        hub.store.remove(&pointer::<NodeUniqueTokenSpec>(machine)).await?;
-    }
-    cosi::remove_finalizer(&*hub.store.state(), &link, INFRA_MACHINE_OWNER).await?;
-    hub.store.remove(&link).await?;
-    if had {
-        hub.emit(HubEvent { machine: machine.to_owned(), peer: None, kind: HubEventKind::Removed });
-    }
-    Ok(())
+    kind: &cosi::Kind,
+    label: &str,
+    value: &str,
+) -> Result<Vec<Resource>, StateError> {
+    let query = LabelQuery::new([LabelTerm::equal(label, value)]);
+    hub.store.state().list(kind, &ListOptions::labels(query)).await
 }

@@ -19,12 +19,22 @@
 //! serves [`Hub::state`] to operators and runs [`Hub::run`]. There is no WireGuard in this cut: machines are
 //! told apart by the address that they call from.
 
+pub mod accounts;
+
+mod access;
+mod access_state;
+mod api;
 mod controller;
+mod definitions;
 mod event;
+mod index;
+mod keys;
 mod limits;
 mod machine_event;
 mod pending;
 mod provision;
+mod render;
+mod serve;
 mod service;
 mod setup;
 mod store;
@@ -32,15 +42,18 @@ mod token;
 mod validate;
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use cosi::State;
+use omni_auth::ServiceAccountKey;
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
+pub use accounts::AccountError;
 pub use event::{HubEvent, HubEventKind, Observer};
 pub use machine_event::PublishError;
 pub use provision::ProvisionError;
+pub use serve::{ApiServer, ServeError, TlsFiles};
 pub use token::{JoinToken, TokenError};
 pub use validate::{ValidatedState, validate_config_change};
 
@@ -77,6 +90,8 @@ pub struct Hub {
     observer: Observer,
     clock: Arc<dyn Fn() -> SystemTime + Send + Sync>,
     room: limits::Room,
+    index: index::Index,
+    keys: keys::Keys,
 }
 
 impl Hub {
@@ -92,12 +107,17 @@ impl Hub {
     ) -> Result<Self, OpenError> {
         let store = store::Store::new(state);
         setup::prepare(&config, &store).await?;
+        let (index, keys) = (index::Index::default(), keys::Keys::default());
+        index.load(&store).await.map_err(OpenError::Store)?;
+        keys.load(&store).await.map_err(OpenError::Store)?;
         Ok(Self {
             config: Arc::new(config),
             store,
             observer,
             clock: Arc::new(SystemTime::now),
             room: limits::Room::default(),
+            index,
+            keys,
         })
     }
 
@@ -120,13 +140,69 @@ impl Hub {
         service::routes(self.clone())
     }
 
+    /// Omni's API, `cosi.resource.State` for signed calls, to be served on TCP: by [`ApiServer`], or by any
+    /// server of HTTP/2.
+    #[must_use]
+    pub fn api(&self) -> tonic::service::Routes {
+        api::routes(self)
+    }
+
+    /// [`accounts::create_provider`] on this hub: its key works from now on.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn create_provider(
+        &self,
+        id: &str,
+        now: SystemTime,
+        lifetime: Duration,
+    ) -> Result<(cosi::Resource, ServiceAccountKey), AccountError> {
+        let made = accounts::create_provider(&*self.store.state(), id, now, lifetime).await?;
+        controller::join_config(self, id).await?;
+        self.keys.load(&self.store).await?;
+        Ok(made)
+    }
+
+    /// [`accounts::renew_provider`] on this hub: its key works from now on.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn renew_provider(
+        &self,
+        id: &str,
+        now: SystemTime,
+        lifetime: Duration,
+    ) -> Result<ServiceAccountKey, AccountError> {
+        let key = accounts::renew_provider(&*self.store.state(), id, now, lifetime).await?;
+        self.keys.load(&self.store).await?;
+        Ok(key)
+    }
+
+    /// [`accounts::create_admin_key`] on this hub: its key works from now on.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn create_admin_key(
+        &self,
+        name: &str,
+        now: SystemTime,
+        lifetime: Duration,
+    ) -> Result<ServiceAccountKey, AccountError> {
+        let key = accounts::create_admin_key(&*self.store.state(), name, now, lifetime).await?;
+        self.keys.load(&self.store).await?;
+        Ok(key)
+    }
+
     /// Runs the controllers until `shutdown`. A store that fails is tried again.
     pub async fn run(&self, shutdown: CancellationToken) {
         tokio::select! {
-            // Cancel-safe: each step of both loops is one write, and both go on from what is written.
+            // Cancel-safe: each step of the loops is one write, and all go on from what is written.
             () = shutdown.cancelled() => {}
             () = controller::run(self) => {}
+            () = controller::run_health(self) => {}
             () = pending::run(self) => {}
+            () = self.index.run(&self.store) => {}
+            () = self.keys.run(&self.store) => {}
         }
     }
 

@@ -21,6 +21,16 @@ const MAX_PENDING: usize = 1_000;
 pub(crate) const PENDING_LIFETIME: Duration = Duration::from_secs(30);
 /// Largest message of the machine API: all fields at their limits fit several times.
 pub(crate) const MAX_MESSAGE: usize = 64 * 1024;
+/// An armored public key with one user id and a subkey has about 600; more user ids fit.
+pub(crate) const MAX_ARMORED_KEY: usize = 16 * 1024;
+/// Machines that one request set may ask for: a typing error must not fill the store.
+pub(crate) const MAX_REQUESTED_MACHINES: usize = 1_000;
+/// Machines that are looked after at once: their writes share commits.
+pub(crate) const RECONCILE_AT_ONCE: usize = 32;
+/// A provider whose last heartbeat is older is shown as not connected, as in Omni.
+pub(crate) const HEARTBEAT_LIFETIME: Duration = Duration::from_secs(31);
+/// How often that is looked at when nothing happens.
+pub(crate) const HEARTBEAT_CHECK: Duration = Duration::from_secs(5);
 /// Pause before a failed reconciliation or a broken watch is tried again.
 pub(crate) const RETRY_PAUSE: Duration = Duration::from_millis(200);
 

@@ -15,7 +15,6 @@ use provider::specs::{InfraMachineSpec, SiderolinkSpec};
 use thiserror::Error;
 use tonic::Status;
 
-use crate::store::{decode, kind};
 use crate::{Hub, HubEvent, HubEventKind};
 
 /// The message name at the end of the type URL, whatever stands before it.
@@ -89,9 +88,13 @@ impl Hub {
             return Err(nobody());
         }
         let mut found = None;
-        for resource in self.store.list(&kind::<SiderolinkSpec>()).await? {
-            let link: SiderolinkSpec = decode(&resource)?;
-            if link.remote_addr == address && found.replace(resource.metadata.id).is_some() {
+        for hint in self.index.at(&address) {
+            let link = self.store.find::<SiderolinkSpec>(&hint.machine).await?;
+            let Some(link) = link.filter(|link| link.spec.remote_addr == address) else {
+                self.index.wrong(&address, &hint);
+                continue;
+            };
+            if !link.tearing_down() && found.replace(hint.machine).is_some() {
                 // Two machines claim the address: neither is believed.
                 return Err(nobody());
             }

@@ -30,7 +30,6 @@ use tonic::Status;
 
 use crate::limits::MAX_MACHINE_ID;
 use crate::setup::SUBNET_PREFIX;
-use crate::store::kind;
 use crate::token::{JoinToken, TokenError};
 use crate::{Hub, HubEvent, HubEventKind, pending};
 pub(crate) use request::Request;
@@ -175,9 +174,7 @@ impl Hub {
 
     /// Creates or updates the machine's link.
     async fn establish(&self, request: &Request, context: &Context) -> Result<Established, ProvisionError> {
-        if context.link.is_none()
-            && self.store.list(&kind::<SiderolinkSpec>()).await?.len() >= self.room.machines
-        {
+        if context.link.is_none() && self.index.machines() >= self.room.machines {
             return Err(ProvisionError::TooMany);
         }
         let limbo_subnet = pending::subnet(self, &request.public_key).await?;
@@ -208,7 +205,11 @@ impl Hub {
                 Err(ProvisionError::TearingDown)
             }
             (Ok(()), Err(error)) => Err(error.into()),
-            (Ok(()), Ok(resource)) => Ok(Established::Link(crate::store::decode(&resource)?)),
+            (Ok(()), Ok(resource)) => {
+                let link = crate::store::decode(&resource)?;
+                self.index.seen(&request.machine, &link);
+                Ok(Established::Link(link))
+            }
         }
     }
 
@@ -216,9 +217,8 @@ impl Hub {
     async fn claim_address(&self, request: &Request) -> Result<(), ProvisionError> {
         let Some(peer) = request.peer else { return Ok(()) };
         let address = peer.to_string();
-        for resource in self.store.list(&kind::<SiderolinkSpec>()).await? {
-            let spec: SiderolinkSpec = crate::store::decode(&resource)?;
-            if resource.id() == request.machine || spec.remote_addr != address {
+        for hint in self.index.at(&address) {
+            if hint.machine == request.machine {
                 continue;
             }
             let change = |_: &mut Metadata, spec: &mut SiderolinkSpec| {
@@ -227,8 +227,10 @@ impl Hub {
                 }
                 Ok(())
             };
-            match self.store.put::<SiderolinkSpec, _>(resource.id(), "", Missing::Fail, change).await {
-                Ok(_) | Err(StateError::NotFound(_) | StateError::PhaseConflict(_)) => {}
+            match self.store.put::<SiderolinkSpec, _>(&hint.machine, "", Missing::Fail, change).await {
+                Ok(_) | Err(StateError::NotFound(_)) => self.index.wrong(&address, &hint),
+                // On its way out: it is no machine any more that events are taken from.
+                Err(StateError::PhaseConflict(_)) => {}
                 Err(error) => return Err(error.into()),
             }
         }

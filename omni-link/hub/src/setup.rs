@@ -5,16 +5,20 @@ use std::collections::BTreeMap;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use cosi::{Missing, StateError};
-use provider::resources::{LABEL_INFRA_PROVIDER_ID, PROVIDER_JOIN_CONFIG_OWNER, SIDEROLINK_CONFIG_ID};
+use provider::resources::{
+    FEATURES_CONFIG_ID, LABEL_INFRA_PROVIDER_ID, PROVIDER_JOIN_CONFIG_OWNER, SIDEROLINK_CONFIG_ID,
+    SYS_VERSION_ID,
+};
 use provider::specs::{
-    InfraProviderSpec, JoinConfig, ProviderJoinConfigSpec, SiderolinkApiConfigSpec, SiderolinkConfigSpec,
+    ConnectionParamsSpec, FeaturesConfigSpec, InfraProviderSpec, JoinConfig, ProviderJoinConfigSpec,
+    SiderolinkApiConfigSpec, SiderolinkConfigSpec, SysVersionSpec,
 };
 use ring::agreement::{EphemeralPrivateKey, X25519};
 use ring::rand::SystemRandom;
 
 use crate::store::Store;
 use crate::token::{JoinToken, new_secret, query_escape};
-use crate::{HubConfig, OpenError};
+use crate::{HubConfig, OpenError, definitions};
 
 /// SideroLink's network of an installation without an id.
 pub(crate) const SUBNET_PREFIX: [u16; 4] = [0xfdae, 0x41e4, 0x649b, 0x9303];
@@ -22,6 +26,13 @@ pub(crate) const SUBNET_PREFIX: [u16; 4] = [0xfdae, 0x41e4, 0x649b, 0x9303];
 const WIREGUARD_PORT: u16 = 50180;
 /// Where Omni takes logs.
 const LOG_PORT: u16 = 8092;
+/// Where images come from, for providers that ask the server for it.
+const FACTORY_URL: &str = "https://factory.talos.dev";
+const FACTORY_PXE_URL: &str = "https://pxe.factory.talos.dev";
+/// The Omni whose API this is. Its clients compare the number and refuse another.
+const BACKEND_VERSION: &str = "v1.10.4";
+const BACKEND_API_VERSION: u32 = 3;
+const INSTANCE_NAME: &str = "bootlace";
 
 /// Creates what is missing and brings the addresses up to date. Secrets are made once.
 pub(crate) async fn prepare(config: &HubConfig, store: &Store) -> Result<(), OpenError> {
@@ -33,7 +44,33 @@ pub(crate) async fn prepare(config: &HubConfig, store: &Store) -> Result<(), Ope
         Err(error) => return Err(OpenError::Store(error)),
     }
     siderolink_config(store, &addresses).await?;
-    join_config(config, store, &addresses).await
+    features(store).await.map_err(OpenError::Store)?;
+    definitions::prepare(store).await.map_err(OpenError::Store)?;
+    join_config(store, &addresses, provider).await
+}
+
+/// What the server offers and is. What an admin wrote stays.
+async fn features(store: &Store) -> Result<(), StateError> {
+    store
+        .put::<FeaturesConfigSpec, _>(FEATURES_CONFIG_ID, "", Missing::Create, |_, spec| {
+            if spec.image_factory_base_url.is_empty() {
+                FACTORY_URL.clone_into(&mut spec.image_factory_base_url);
+            }
+            if spec.image_factory_pxe_base_url.is_empty() {
+                FACTORY_PXE_URL.clone_into(&mut spec.image_factory_pxe_base_url);
+            }
+            Ok(())
+        })
+        .await?;
+    store
+        .put::<SysVersionSpec, _>(SYS_VERSION_ID, "", Missing::Create, |_, spec| {
+            BACKEND_VERSION.clone_into(&mut spec.backend_version);
+            INSTANCE_NAME.clone_into(&mut spec.instance_name);
+            spec.backend_api_version = BACKEND_API_VERSION;
+            Ok(())
+        })
+        .await?;
+    Ok(())
 }
 
 async fn siderolink_config(store: &Store, addresses: &Addresses) -> Result<(), OpenError> {
@@ -52,6 +89,21 @@ async fn siderolink_config(store: &Store, addresses: &Addresses) -> Result<(), O
             spec.subnet = format!("{network}/64");
             spec.server_address = format!("{network}1");
             spec.wireguard_endpoint.clone_from(&addresses.wireguard);
+            Ok(())
+        })
+        .await
+        .map_err(OpenError::Store)?;
+    let resource =
+        store.find::<SiderolinkConfigSpec>(SIDEROLINK_CONFIG_ID).await.map_err(OpenError::Store)?;
+    let join_token = resource.map(|config| config.spec.join_token).unwrap_or_default();
+    store
+        .put::<ConnectionParamsSpec, _>(SIDEROLINK_CONFIG_ID, "", Missing::Create, |_, spec| {
+            spec.args = addresses.join_config(&join_token).kernel_args.join(" ");
+            spec.api_endpoint.clone_from(&addresses.machine_api_url);
+            spec.wireguard_endpoint.clone_from(&addresses.wireguard);
+            spec.join_token.clone_from(&join_token);
+            spec.events_port = i32::from(addresses.events_port);
+            spec.logs_port = i32::from(LOG_PORT);
             Ok(())
         })
         .await
@@ -78,20 +130,20 @@ fn server_public_key() -> Result<String, OpenError> {
     Ok(STANDARD.encode(public.as_ref()))
 }
 
-async fn join_config(config: &HubConfig, store: &Store, addresses: &Addresses) -> Result<(), OpenError> {
+/// What the provider gives to its machines.
+pub(crate) async fn join_config(store: &Store, addresses: &Addresses, id: &str) -> Result<(), OpenError> {
     let secret = new_secret().ok_or(OpenError::Random)?;
-    let id = &config.provider_id;
     store
         .put::<ProviderJoinConfigSpec, _>(
             id,
             PROVIDER_JOIN_CONFIG_OWNER,
             Missing::Create,
             |metadata, spec| {
-                metadata.labels.insert(LABEL_INFRA_PROVIDER_ID.to_owned(), id.clone());
+                metadata.labels.insert(LABEL_INFRA_PROVIDER_ID.to_owned(), id.to_owned());
                 if spec.join_token.is_empty() {
                     spec.join_token.clone_from(&secret);
                 }
-                let extra_data = BTreeMap::from([(LABEL_INFRA_PROVIDER_ID.to_owned(), id.clone())]);
+                let extra_data = BTreeMap::from([(LABEL_INFRA_PROVIDER_ID.to_owned(), id.to_owned())]);
                 let token = JoinToken::sign_v2(&spec.join_token, &extra_data);
                 spec.config = Some(addresses.join_config(&token));
                 Ok(())
@@ -103,7 +155,7 @@ async fn join_config(config: &HubConfig, store: &Store, addresses: &Addresses) -
 }
 
 /// The addresses that machines are told.
-struct Addresses {
+pub(crate) struct Addresses {
     machine_api_url: String,
     events: String,
     events_port: u16,
@@ -112,7 +164,7 @@ struct Addresses {
 }
 
 impl Addresses {
-    fn of(config: &HubConfig) -> Result<Self, OpenError> {
+    pub(crate) fn of(config: &HubConfig) -> Result<Self, OpenError> {
         let wrong = |what: &str, value: &str| OpenError::Config(format!("{what} {value:?} is not usable"));
         if config.provider_id.is_empty() {
             return Err(OpenError::Config("provider id is empty".to_owned()));

@@ -14,7 +14,7 @@ pub(crate) struct Typed<T> {
 }
 
 impl<T: ResourceSpec> Typed<T> {
-    fn read(resource: Resource) -> Result<Self, StateError> {
+    pub(crate) fn read(resource: Resource) -> Result<Self, StateError> {
         let spec = decode(&resource)?;
         Ok(Self { metadata: resource.metadata, spec })
     }

@@ -14,6 +14,7 @@ use provider::specs::{
     SiderolinkSpec,
 };
 
+use crate::render;
 use crate::store::{Store, Typed, decode, kind};
 
 /// Checks a change of a machine's configuration; `old` is `None` when it is new.
@@ -175,12 +176,14 @@ impl State for ValidatedState {
         self.inner.list(kind, options).await
     }
 
-    async fn create(&self, resource: Resource, owner: &str) -> Result<Resource, StateError> {
+    async fn create(&self, mut resource: Resource, owner: &str) -> Result<Resource, StateError> {
+        render::fill(&mut resource)?;
         self.check_write(&resource).await?;
         self.inner.create(resource, owner).await
     }
 
-    async fn update(&self, resource: Resource, options: &UpdateOptions) -> Result<Resource, StateError> {
+    async fn update(&self, mut resource: Resource, options: &UpdateOptions) -> Result<Resource, StateError> {
+        render::fill(&mut resource)?;
         self.check_write(&resource).await?;
         if resource.is_tearing_down() {
             // A teardown by update, as clients do it that do not know the call.

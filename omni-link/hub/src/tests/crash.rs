@@ -14,7 +14,7 @@ use super::site::*;
 use crate::store::{Typed, pointer};
 
 /// More writes than any of the steps takes; each test proves it by reaching an attempt that survives.
-const MOST_WRITES: usize = 40;
+const MOST_WRITES: usize = 80;
 
 fn memory() -> Arc<dyn State> {
     Arc::new(EmbeddedState::in_memory(Options::default()).unwrap())
