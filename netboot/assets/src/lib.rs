@@ -1,5 +1,6 @@
 //! Boot assets on disk, by the names that machines ask for: [`BootFiles`] are the small iPXE binaries, kept
-//! in memory; [`AssetDir`] is the directory of kernels, initramfs images and disk images, opened on demand.
+//! in memory; [`AssetDir`] is the directory of kernels, initramfs images and disk images, opened on demand;
+//! [`factory`] asks Image Factory for images by schematic.
 //!
 //! **Invariant.** No name from the network opens anything but a regular file beneath the directory it
 //! belongs to. Nothing here writes.
@@ -8,6 +9,7 @@
 
 mod asset_dir;
 mod boot_files;
+pub mod factory;
 
 pub use asset_dir::{AssetDir, AssetError};
 pub use boot_files::{BootFiles, LoadError};
