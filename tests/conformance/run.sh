@@ -6,8 +6,7 @@
 # BOOTLACE names the binary to test; without it one is built. Needs Go; downloads modules at the first run.
 set -euo pipefail
 
-readonly START_SECONDS=30 STOP_SECONDS=10 TEST_SECONDS=420
-readonly PROVIDER=conformance
+readonly START_SECONDS=30 STOP_SECONDS=10 BUILD_SECONDS=900 TEST_SECONDS=300
 
 part=all
 for argument in "$@"; do
@@ -51,6 +50,9 @@ stop() {
 }
 trap stop EXIT
 
+timeout "$BUILD_SECONDS" go test -c -o "$work/tests" .
+timeout "$BUILD_SECONDS" go build -o "$work/report" ./cmd/report
+
 # A port that nobody answers on. Somebody may take it before the appliance does: then it does not start.
 free_port() {
 	local port
@@ -59,10 +61,10 @@ free_port() {
 }
 
 mkdir "$work/state" "$work/assets"
-api_port=$(free_port)
+api_port=$(free_port) machine_port=$(free_port)
 cat >"$work/appliance.toml" <<CONFIG
 state_dir = "$work/state"
-id = "$PROVIDER-own"
+id = "own"
 [api]
 advertise_address = "127.0.0.1"
 listen_address = "127.0.0.1"
@@ -71,7 +73,7 @@ port = $(free_port)
 disable_dhcp_proxy = true
 tftp_port = $(free_port)
 [hub]
-machine_api_port = $(free_port)
+machine_api_port = $machine_port
 [boot]
 assets_path = "$work/assets"
 CONFIG
@@ -92,18 +94,23 @@ for ((i = 0; ; i++)); do
 	sleep 0.1
 done
 
+# One line of what `hub provider create` prints.
+printed() { sed -n "s/^\(export \)\?$2=//p" "$work/$1.env"; }
 if [[ $part == omni || $part == all ]]; then
-	"$BOOTLACE" hub provider create "$PROVIDER" -c "$work/appliance.toml" >"$work/provider.env"
-	OMNI_ENDPOINT=$(sed -n 's/^\(export \)\?OMNI_ENDPOINT=//p' "$work/provider.env")
-	OMNI_SERVICE_ACCOUNT_KEY=$(sed -n 's/^\(export \)\?OMNI_SERVICE_ACCOUNT_KEY=//p' "$work/provider.env")
-	export OMNI_ENDPOINT OMNI_SERVICE_ACCOUNT_KEY PROVIDER_ID=$PROVIDER
+	# The tests know these names.
+	for provider in conformance dynamic; do
+		"$BOOTLACE" hub provider create "$provider" -c "$work/appliance.toml" >"$work/$provider.env"
+	done
+	OMNI_ENDPOINT=$(printed conformance OMNI_ENDPOINT)
+	OMNI_SERVICE_ACCOUNT_KEY=$(printed conformance OMNI_SERVICE_ACCOUNT_KEY)
+	DYNAMIC_SERVICE_ACCOUNT_KEY=$(printed dynamic OMNI_SERVICE_ACCOUNT_KEY)
+	export OMNI_ENDPOINT OMNI_SERVICE_ACCOUNT_KEY DYNAMIC_SERVICE_ACCOUNT_KEY
+	export PROVIDER_ID=conformance OTHER_PROVIDER_ID=dynamic MACHINE_API=127.0.0.1:$machine_port
 fi
 
-go build -o "$work/report" ./cmd/report
-# The report judges; go's own exit code is 1 with each deviation.
-timeout $((TEST_SECONDS + 30)) go test -json -count=1 -timeout "${TEST_SECONDS}s" -run "$pattern" . \
-	>"$work/events" 2>"$work/errors" || true
-cat "$work/errors" >&2
+# The report judges; the tests' own exit code is 1 with each deviation.
+timeout $((TEST_SECONDS + 30)) go tool test2json "$work/tests" \
+	-test.v=test2json -test.count=1 -test.timeout="${TEST_SECONDS}s" -test.run="$pattern" >"$work/events" || true
 if ! "$work/report" deviations.txt <"$work/events"; then
 	echo "conformance: the appliance said:" >&2
 	tail -n 40 "$work/log" >&2
