@@ -7,7 +7,7 @@
 //!
 //! - [`ServiceAccountKey`] reads, makes, writes and signs with a service account's key.
 //! - [`SigningLayer`] signs the calls of a tonic client.
-//! - [`verify`] judges the metadata of a request; [`VerifyLayer`] does so in front of
+//! - [`verify()`] judges the metadata of a request; [`VerifyLayer`] does so in front of
 //!   a server and leaves the caller's [`Identity`] in the request's extensions.
 //! - [`Certificate`] reads the public half of a key, as Omni stores it.
 //!
