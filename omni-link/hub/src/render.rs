@@ -18,7 +18,7 @@ pub(crate) fn fill(resource: &mut Resource) -> Result<(), StateError> {
     let rendered = rendered.map_err(|error| {
         StateError::InvalidArgument(format!("spec of {} cannot be read: {error}", resource.pointer()))
     })?;
-    if !(partial(&resource.metadata.typ) && !resource.spec.yaml.is_empty()) {
+    if !partial(&resource.metadata.typ) || resource.spec.yaml.is_empty() {
         resource.spec.yaml = rendered;
     }
     Ok(())

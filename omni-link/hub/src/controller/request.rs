@@ -129,7 +129,7 @@ async fn expendable(hub: &Hub, requests: Vec<Resource>) -> Result<Vec<Resource>,
         let created = request.metadata.created;
         ranked.push(((node.is_some(), controlplane, created.seconds, created.nanos), request));
     }
-    ranked.sort_by(|(one, _), (other, _)| one.cmp(other));
+    ranked.sort_by_key(|(rank, _)| *rank);
     Ok(ranked.into_iter().map(|(_, request)| request).collect())
 }
 
