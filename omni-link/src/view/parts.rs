@@ -1,12 +1,12 @@
 //! The kinds of resources in the view, and the differences between two sights of a machine.
 
-use cosi::{Kind, Metadata, Phase, Resource, Version};
+use cosi::{Kind, Metadata, Phase, Resource, Spec, Version};
 use prost::Message;
 use provider::private::{
     BmcConfigurationSpec, InventorySpec, PowerOperationSpec, RebootStatusSpec, WipeStatusSpec,
 };
 use provider::resources::{self as names, PrivateSpec, ResourceSpec};
-use provider::specs::{InfraMachineSpec, InfraMachineStatusSpec, ProviderJoinConfigSpec};
+use provider::specs::{BmcConfigSpec, InfraMachineSpec, InfraMachineStatusSpec, ProviderJoinConfigSpec};
 
 use crate::happening::Happening;
 
@@ -17,6 +17,12 @@ pub struct Entry<T> {
     pub metadata: Metadata,
     /// The spec.
     pub spec: T,
+    /// The spec as stored: a newer Omni may say more than we can read.
+    pub raw: Spec,
+    /// It is what we want stored, and waits to be sent.
+    pub pending: bool,
+    /// The generation of the view that brought it.
+    since: u64,
 }
 
 /// What is known of one machine; each part has one resource of the machine's id.
@@ -36,6 +42,8 @@ pub struct Machine {
     pub reboot: Option<Entry<RebootStatusSpec>>,
     /// What hardware its agent found.
     pub inventory: Option<Entry<InventorySpec>>,
+    /// How to switch it, as a person typed it in.
+    pub user_bmc: Option<Entry<BmcConfigSpec>>,
 }
 
 /// A kind of resource in the view.
@@ -55,13 +63,15 @@ pub enum Part {
     Reboot,
     /// `Inventory`, private
     Inventory,
+    /// `BMCConfigs`, a person's
+    UserBmc,
     /// `ProviderJoinConfigs`
     JoinConfig,
 }
 
 impl Part {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Infra,
         Self::Status,
         Self::Bmc,
@@ -69,8 +79,41 @@ impl Part {
         Self::Power,
         Self::Reboot,
         Self::Inventory,
+        Self::UserBmc,
         Self::JoinConfig,
     ];
+
+    /// What we write ourselves: destroyed in this order when the machine goes. The status is the first: it
+    /// says what the records hold.
+    pub const OURS: [Self; 6] =
+        [Self::Status, Self::Bmc, Self::Wipe, Self::Power, Self::Reboot, Self::Inventory];
+
+    /// Its name in files; never changes.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Infra => "infra",
+            Self::Status => "status",
+            Self::Bmc => "bmc",
+            Self::Wipe => "wipe",
+            Self::Power => "power",
+            Self::Reboot => "reboot",
+            Self::Inventory => "inventory",
+            Self::UserBmc => "user-bmc",
+            Self::JoinConfig => "join-config",
+        }
+    }
+
+    pub(crate) fn by_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|part| part.name() == name)
+    }
+
+    /// Records of acts: losing one repeats the act.
+    pub(crate) fn is_record(self) -> bool {
+        match self {
+            Self::Bmc | Self::Wipe | Self::Power | Self::Reboot => true,
+            Self::Infra | Self::Status | Self::Inventory | Self::UserBmc | Self::JoinConfig => false,
+        }
+    }
 
     /// Namespace and type.
     pub fn kind(self, provider_id: &str) -> Kind {
@@ -83,6 +126,7 @@ impl Part {
         match self {
             Self::Infra => shared::<InfraMachineSpec>(),
             Self::Status => shared::<InfraMachineStatusSpec>(),
+            Self::UserBmc => shared::<BmcConfigSpec>(),
             Self::JoinConfig => shared::<ProviderJoinConfigSpec>(),
             Self::Bmc => private::<BmcConfigurationSpec>(provider_id),
             Self::Wipe => private::<WipeStatusSpec>(provider_id),
@@ -98,6 +142,7 @@ impl Part {
         let controller = match self {
             Self::Infra => return names::INFRA_MACHINE_OWNER.to_owned(),
             Self::JoinConfig => return names::PROVIDER_JOIN_CONFIG_OWNER.to_owned(),
+            Self::UserBmc => return String::new(),
             Self::Status => "InfraMachineStatus",
             Self::Bmc => "BMCConfiguration",
             Self::Wipe => "WipeStatus",
@@ -107,6 +152,17 @@ impl Part {
         };
         format!("{provider_id}.{controller}Controller")
     }
+}
+
+/// How a resource comes into the view.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum How {
+    /// Omni told: counts unless what is known is newer, or waits to be sent.
+    Seen,
+    /// We want it so, and it waits to be sent.
+    Wanted,
+    /// It is so, whatever is known.
+    Certain,
 }
 
 impl Machine {
@@ -122,53 +178,103 @@ impl Machine {
 
     /// The stored metadata of a part.
     pub fn metadata(&self, part: Part) -> Option<&Metadata> {
+        self.look(part).map(|look| look.metadata)
+    }
+
+    /// A part as it is stored, or is to be stored.
+    pub fn resource(&self, part: Part) -> Option<Resource> {
+        self.look(part).map(|look| Resource { metadata: look.metadata.clone(), spec: look.raw.clone() })
+    }
+
+    /// Whether the part waits to be sent.
+    pub(super) fn pending(&self, part: Part) -> bool {
+        self.look(part).is_some_and(|look| look.pending)
+    }
+
+    /// Whether the part is known since before that generation.
+    pub(super) fn before(&self, part: Part, generation: u64) -> bool {
+        self.look(part).is_some_and(|look| look.since <= generation)
+    }
+
+    fn look(&self, part: Part) -> Option<Look<'_>> {
         match part {
-            Part::Infra => self.infra.as_ref().map(|entry| &entry.metadata),
-            Part::Status => self.status.as_ref().map(|entry| &entry.metadata),
-            Part::Bmc => self.bmc.as_ref().map(|entry| &entry.metadata),
-            Part::Wipe => self.wipe.as_ref().map(|entry| &entry.metadata),
-            Part::Power => self.power.as_ref().map(|entry| &entry.metadata),
-            Part::Reboot => self.reboot.as_ref().map(|entry| &entry.metadata),
-            Part::Inventory => self.inventory.as_ref().map(|entry| &entry.metadata),
+            Part::Infra => self.infra.as_ref().map(Entry::look),
+            Part::Status => self.status.as_ref().map(Entry::look),
+            Part::Bmc => self.bmc.as_ref().map(Entry::look),
+            Part::Wipe => self.wipe.as_ref().map(Entry::look),
+            Part::Power => self.power.as_ref().map(Entry::look),
+            Part::Reboot => self.reboot.as_ref().map(Entry::look),
+            Part::Inventory => self.inventory.as_ref().map(Entry::look),
+            Part::UserBmc => self.user_bmc.as_ref().map(Entry::look),
             Part::JoinConfig => None,
         }
     }
 
-    /// Replaces a part. `Ok(false)` when that changes nothing or the resource is older than what is known
-    /// (the watch brings an own write a second time).
-    pub fn set(&mut self, part: Part, resource: Option<&Resource>) -> Result<bool, prost::DecodeError> {
+    /// Replaces a part at that generation. `Ok(false)` when that changes nothing or the resource is older
+    /// than what is known (the watch brings an own write a second time).
+    pub(super) fn set(
+        &mut self,
+        part: Part,
+        resource: Option<&Resource>,
+        how: How,
+        generation: u64,
+    ) -> Result<bool, prost::DecodeError> {
         match part {
-            Part::Infra => replace(&mut self.infra, resource),
-            Part::Status => replace(&mut self.status, resource),
-            Part::Bmc => replace(&mut self.bmc, resource),
-            Part::Wipe => replace(&mut self.wipe, resource),
-            Part::Power => replace(&mut self.power, resource),
-            Part::Reboot => replace(&mut self.reboot, resource),
-            Part::Inventory => replace(&mut self.inventory, resource),
+            Part::Infra => replace(&mut self.infra, resource, how, generation),
+            Part::Status => replace(&mut self.status, resource, how, generation),
+            Part::Bmc => replace(&mut self.bmc, resource, how, generation),
+            Part::Wipe => replace(&mut self.wipe, resource, how, generation),
+            Part::Power => replace(&mut self.power, resource, how, generation),
+            Part::Reboot => replace(&mut self.reboot, resource, how, generation),
+            Part::Inventory => replace(&mut self.inventory, resource, how, generation),
+            Part::UserBmc => replace(&mut self.user_bmc, resource, how, generation),
             Part::JoinConfig => Ok(false),
         }
+    }
+}
+
+/// A part without its type.
+struct Look<'a> {
+    metadata: &'a Metadata,
+    raw: &'a Spec,
+    pending: bool,
+    since: u64,
+}
+
+impl<T> Entry<T> {
+    fn look(&self) -> Look<'_> {
+        Look { metadata: &self.metadata, raw: &self.raw, pending: self.pending, since: self.since }
     }
 }
 
 fn replace<T: Message + Default + PartialEq>(
     entry: &mut Option<Entry<T>>,
     resource: Option<&Resource>,
+    how: How,
+    generation: u64,
 ) -> Result<bool, prost::DecodeError> {
     let Some(resource) = resource else {
         return Ok(entry.take().is_some());
     };
     if let Some(known) = entry
+        && how == How::Seen
         && is_older_or_same(&resource.metadata, &known.metadata)
     {
         return Ok(false);
     }
     let spec = T::decode(resource.spec.proto.clone())?;
-    *entry = Some(Entry { metadata: resource.metadata.clone(), spec });
+    *entry = Some(Entry {
+        metadata: resource.metadata.clone(),
+        spec,
+        raw: resource.spec.clone(),
+        pending: how == How::Wanted,
+        since: generation,
+    });
     Ok(true)
 }
 
 /// A destroyed and recreated resource starts at version 1 again: its creation time tells.
-fn is_older_or_same(new: &Metadata, known: &Metadata) -> bool {
+pub(super) fn is_older_or_same(new: &Metadata, known: &Metadata) -> bool {
     match (&new.version, &known.version) {
         (Version::Number(new_version), Version::Number(known_version)) => {
             new.created == known.created && new_version <= known_version

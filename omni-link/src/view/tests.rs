@@ -1,9 +1,12 @@
 use std::sync::Mutex;
 
+use cosi::State;
 use cosi::embedded::EmbeddedState;
 use provider::resources::ResourceSpec;
 use provider::specs::InfraMachineSpec;
 use provider::specs::infra_machine_config_spec::AcceptanceStatus;
+
+use tokio_util::sync::CancellationToken;
 
 use super::*;
 
@@ -114,9 +117,9 @@ fn the_view_is_fresh_only_with_every_part_in_sync() {
     let (view, _) = view();
     for part in Part::ALL {
         assert!(!view.fresh());
-        view.set_synced(part, true);
+        view.set_synced(part);
     }
     assert!(view.fresh());
-    view.set_synced(Part::Wipe, false);
+    view.set_broken(Part::Wipe, "cut".to_owned());
     assert!(!view.fresh());
 }

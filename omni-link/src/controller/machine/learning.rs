@@ -1,0 +1,81 @@
+//! What a machine's agent and its people tell of it.
+
+use agent_wire::management::GetPowerManagementResponse;
+use provider::private::BmcConfigurationSpec;
+use provider::private::bmc_configuration_spec::Api;
+use provider::view::Acceptance;
+use provider::{BmcPlan, InfraMachine};
+
+use super::{StepError, SystemTime, Task};
+use crate::agents::AgentError;
+use crate::happening::Happening;
+use crate::view::{Machine, Part};
+
+impl Task {
+    /// Asks the agent once a tunnel what hardware it found. Looking is allowed before acceptance.
+    pub(super) async fn read_inventory(&mut self, machine: &Machine) -> Result<bool, StepError> {
+        let Some((since, _)) = self.controller.tunnels.open_since(&self.id) else { return Ok(false) };
+        if self.asked.is_some_and(|(asked, _)| asked == since) {
+            return Ok(false);
+        }
+        let inventory = self.controller.agents.inventory(&self.id).await.map_err(StepError::Inventory)?;
+        self.asked = Some((since, inventory.is_some()));
+        let Some(mut inventory) = inventory else { return Ok(false) };
+        if let Some(known) = &machine.inventory {
+            // The time alone is no news.
+            inventory.observed_at = known.spec.observed_at;
+            if known.spec == inventory {
+                return Ok(false);
+            }
+        }
+        inventory.observed_at = Some(SystemTime::now().into());
+        let summary = crate::agents::inventory::summary(&inventory);
+        self.write(Part::Inventory, machine, &inventory).await?;
+        self.tell(Happening::Inventory { summary });
+        Ok(true)
+    }
+
+    /// Learns how the machine is switched, once it is accepted: from whoever typed it in, or from the agent.
+    pub(super) async fn configure_power(&mut self, machine: &Machine) -> Result<bool, StepError> {
+        let accepted = machine.infra.as_ref().is_some_and(|infra| {
+            let infra = InfraMachine { spec: infra.spec.clone(), ..InfraMachine::default() };
+            infra.acceptance() == Acceptance::Accepted && !infra.spec.cordoned
+        });
+        if !accepted {
+            return Ok(false);
+        }
+        let user = machine.user_bmc.as_ref().and_then(|entry| entry.spec.config.as_ref());
+        let spec = match provider::bmc_plan(user, machine.bmc.as_ref().map(|entry| &entry.spec)) {
+            BmcPlan::Keep => return Ok(false),
+            BmcPlan::Record(spec) => *spec,
+            BmcPlan::Ask if self.controller.agents.is_connected(&self.id) => self.ask_for_power().await?,
+            BmcPlan::Ask => return Ok(false),
+        };
+        let driver = if spec.api.is_some() { "api" } else { "ipmi" };
+        self.write(Part::Bmc, machine, &spec).await?;
+        self.tell(Happening::PowerConfigured { driver });
+        Ok(true)
+    }
+
+    async fn ask_for_power(&self) -> Result<BmcConfigurationSpec, StepError> {
+        let agents = &self.controller.agents;
+        let configure = |error: AgentError| StepError::Configure(error.to_string());
+        let told = agents.power_management(&self.id).await.map_err(configure)?;
+        let address = self.power_api(&told).map_err(StepError::Configure)?;
+        agents.use_power_api(&self.id).await.map_err(configure)?;
+        Ok(BmcConfigurationSpec { api: Some(Api { address }), ..BmcConfigurationSpec::default() })
+    }
+
+    fn power_api(&self, told: &GetPowerManagementResponse) -> Result<String, String> {
+        if told.api.is_none() {
+            return Err("the agent names no power API; IPMI is not supported".into());
+        }
+        let book = self
+            .controller
+            .power_apis
+            .as_ref()
+            .ok_or("the agent names a power API, but [api] power_mgmt_state_dir is not set")?;
+        let uuid = self.id.parse().map_err(|_| format!("`{}` is no UUID", self.id))?;
+        book.find(uuid).map(|address| address.to_string()).map_err(|error| error.to_string())
+    }
+}
