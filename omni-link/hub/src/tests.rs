@@ -1,7 +1,10 @@
 //! The hub as a whole: on a real store, called over real gRPC.
 
+mod api;
 mod crash;
 mod flow;
 mod joining;
 mod mortal;
+mod providers;
+mod requests;
 mod site;

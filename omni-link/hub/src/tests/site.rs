@@ -2,16 +2,18 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use agent_wire::events::EventRequest;
 use agent_wire::events::event_sink_service_client::EventSinkServiceClient;
 use agent_wire::link::provision_service_client::ProvisionServiceClient;
 use agent_wire::link::{ProvisionRequest, ProvisionResponse};
 use agent_wire::machine::{SequenceError, SequenceEvent, sequence_event::Action};
+use cosi::client::GrpcState;
 use cosi::embedded::EmbeddedState;
 use cosi::{Metadata, Missing, Resource, State, StateError, WatchOptions, WatchTarget};
 use futures_util::StreamExt;
+use omni_auth::{ServiceAccountKey, Signed};
 use prost::Message;
 use provider::UniqueToken;
 use provider::resources::{LABEL_CLUSTER, LABEL_MACHINE_SET, LABEL_ROLE_WORKER, ResourceSpec};
@@ -32,6 +34,7 @@ use crate::{Hub, HubConfig, HubEvent, HubEventKind};
 pub(super) const PROVIDER: &str = "bare-metal";
 pub(super) const MACHINE: &str = "5b0e1d4a-7d7f-4c8e-9a53-0f9f2b6f2f01";
 pub(super) const OTHER: &str = "5b0e1d4a-7d7f-4c8e-9a53-0f9f2b6f2f02";
+pub(super) const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 /// Long on any machine; a test that waits this long has failed.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -67,6 +70,8 @@ impl Disk {
 
 /// A running hub.
 pub(super) struct Site {
+    /// Where Omni's API is.
+    pub(super) omni: SocketAddr,
     pub(super) hub: Hub,
     pub(super) state: Arc<dyn State>,
     pub(super) users: Users,
@@ -90,6 +95,9 @@ impl Site {
         let shutdown = CancellationToken::new();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let api = listener.local_addr().unwrap();
+        let omni_listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let omni = omni_listener.local_addr().unwrap();
+        let serve_omni = crate::ApiServer::new(None).unwrap().run(omni_listener, hub.api(), shutdown.clone());
         let serve =
             tonic::transport::Server::builder().add_routes(hub.routes()).serve_with_incoming_shutdown(
                 tokio_stream::wrappers::TcpListenerStream::new(listener),
@@ -97,13 +105,14 @@ impl Site {
             );
         let tasks = vec![
             tokio::spawn(async move { serve.await.unwrap() }),
+            tokio::spawn(async move { serve_omni.await.unwrap() }),
             tokio::spawn({
                 let (hub, shutdown) = (hub.clone(), shutdown.clone());
                 async move { hub.run(shutdown).await }
             }),
         ];
         let users = Users { state: hub.state() };
-        Self { hub, state, users, api, events, shutdown, tasks }
+        Self { omni, hub, state, users, api, events, shutdown, tasks }
     }
 
     /// Stops everything without a goodbye to anybody.
@@ -139,11 +148,30 @@ impl Site {
         client.publish(request).await.map(drop)
     }
 
+    /// A client of Omni's API that signs with this key, or not at all.
+    pub(super) async fn client(&self, key: Option<ServiceAccountKey>) -> GrpcState<Signed<Channel>> {
+        let channel =
+            Endpoint::from_shared(format!("http://{}", self.omni)).unwrap().connect().await.unwrap();
+        GrpcState::new(Signed::new(channel, key.map(Arc::new)))
+    }
+
+    /// A new provider's client.
+    pub(super) async fn provider(&self, id: &str) -> GrpcState<Signed<Channel>> {
+        let (_, key) = self.hub.create_provider(id, SystemTime::now(), YEAR).await.unwrap();
+        self.client(Some(key)).await
+    }
+
     /// The join token that machines get with their configuration.
     pub(super) async fn join_token(&self) -> String {
-        let config = self.find::<ProviderJoinConfigSpec>(PROVIDER).await.unwrap();
-        let extra = [(provider::resources::LABEL_INFRA_PROVIDER_ID.to_owned(), PROVIDER.to_owned())].into();
-        crate::JoinToken::sign_v2(&config.spec.join_token, &extra)
+        self.join_token_of(PROVIDER, &[]).await
+    }
+
+    /// The join token of a provider, with more that it says of its machine.
+    pub(super) async fn join_token_of(&self, provider: &str, more: &[(&str, &str)]) -> String {
+        let config = self.find::<ProviderJoinConfigSpec>(provider).await.unwrap();
+        let own = [(provider::resources::LABEL_INFRA_PROVIDER_ID, provider)];
+        let extra = own.iter().chain(more).map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+        crate::JoinToken::sign_v2(&config.spec.join_token, &extra.collect())
     }
 
     /// A machine's first and every later call.
