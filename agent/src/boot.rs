@@ -137,7 +137,8 @@ async fn serve(
     let tunnel = async {
         if let Some(uri) = &provider {
             let source = Arc::new(inventory::collect::Machine::default());
-            let routes = routes(Arc::new(BareMetal), source, cmdline.test_mode);
+            let machine = Arc::new(BareMetal { orders: cmdline.orders() });
+            let routes = routes(machine, source, cmdline.test_mode);
             keep_tunnel(uri, &identity, routes, Backoff::new(seed.rotate_left(7))).await;
         }
     };

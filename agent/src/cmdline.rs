@@ -1,5 +1,8 @@
 //! What the kernel command line tells the agent.
 
+use crate::keep::{CMDLINE_LIMIT, Keep, KeepError};
+use crate::wipe::Orders;
+
 /// The arguments that matter here.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cmdline {
@@ -9,10 +12,12 @@ pub struct Cmdline {
     pub provider: Option<String>,
     /// `metal.provider.test.mode`: power is switched by an API outside of the machine.
     pub test_mode: bool,
+    /// `bootlace.keep`, `bootlace.medium` and `bootlace.wipe`.
+    orders: Orders,
 }
 
 impl Cmdline {
-    /// Reads `/proc/cmdline`. The last of equal arguments wins, as in Talos.
+    /// Reads `/proc/cmdline`. The last of equal arguments wins, as in Talos; but keep lists add up.
     pub fn parse(text: &str) -> Self {
         let mut cmdline = Self::default();
         for argument in text.split_ascii_whitespace() {
@@ -21,10 +26,23 @@ impl Cmdline {
                 "talos.config" if !value.is_empty() => cmdline.config_url = Some(value.to_owned()),
                 "metal.provider.address" if !value.is_empty() => cmdline.provider = Some(value.to_owned()),
                 "metal.provider.test.mode" => cmdline.test_mode = matches!(value, "1" | "true" | "t"),
+                "bootlace.keep" => cmdline.orders.add_keep(Keep::parse(value)),
+                "bootlace.medium" if !value.is_empty() => {
+                    cmdline.orders.medium.push(value.to_ascii_lowercase());
+                }
+                "bootlace.wipe" => cmdline.orders.secure = value == "secure",
                 _ => {}
             }
         }
+        if text.trim_end_matches(['\n', '\0']).len() >= CMDLINE_LIMIT {
+            cmdline.orders.add_keep(Err(KeepError::CutOff));
+        }
         cmdline
+    }
+
+    /// What it says about wiping.
+    pub fn orders(&self) -> Orders {
+        self.orders.clone()
     }
 
     /// The tunnel's address as a URI for tonic; an error names what is not supported.
@@ -77,6 +95,25 @@ mod tests {
     fn a_provider_over_tls_is_told_to_be_unsupported() {
         let cmdline = Cmdline::parse("metal.provider.address=https://10.0.0.1:50043");
         assert!(cmdline.provider_uri().unwrap().is_err());
+    }
+
+    #[test]
+    fn keep_lists_add_up_and_a_bad_one_keeps_everything() {
+        let orders = |text: &str| Cmdline::parse(text).orders();
+        let keep = orders("bootlace.keep=serial:A bootlace.keep=size:>=2T").keep.unwrap();
+        assert_eq!(keep, Keep::parse("serial:A,size:>=2T").unwrap());
+        assert!(orders("bootlace.keep=size:huge bootlace.keep=serial:A").keep.is_err());
+        assert!(orders("bootlace.keep=serial:A bootlace.keep=size:huge").keep.is_err());
+        assert_eq!(orders("quiet"), Orders::default());
+        let full = format!("bootlace.keep=serial:{}\n", "x".repeat(CMDLINE_LIMIT));
+        assert_eq!(orders(&full[..CMDLINE_LIMIT]).keep, Err(KeepError::CutOff));
+        assert!(orders(&full[..CMDLINE_LIMIT - 1]).keep.is_ok());
+    }
+
+    #[test]
+    fn the_boot_medium_and_a_secure_wipe_are_read() {
+        let orders = Cmdline::parse("bootlace.medium=ABCD-1 bootlace.wipe=secure").orders();
+        assert_eq!((orders.medium, orders.secure), (vec!["abcd-1".to_owned()], true));
     }
 
     #[test]

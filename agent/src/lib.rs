@@ -17,6 +17,7 @@ pub mod fetch;
 pub mod identity;
 pub mod inventory;
 pub mod join;
+pub mod keep;
 pub mod machine;
 pub mod modules;
 pub mod net;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use agent_wire::WIPE_REPORT_HEADER;
 use agent_wire::management::agent_service_server::{AgentService, AgentServiceServer};
 use agent_wire::management::{
     GetPowerManagementRequest, GetPowerManagementResponse, HelloRequest, HelloResponse, RebootRequest,
@@ -9,10 +10,14 @@ use agent_wire::management::{
     WipeDisksResponse, get_power_management_response,
 };
 use tokio::sync::Mutex;
+use tonic::metadata::MetadataValue;
 use tonic::{Request, Response, Status};
 
 use crate::machine::Machine;
 use crate::say;
+
+/// Letters of a disk's report; a real one has 200.
+const MAX_REPORT: usize = 1000;
 
 /// The service.
 #[derive(Debug)]
@@ -86,7 +91,21 @@ impl<M: Machine> AgentService for Agent<M> {
         })
         .await
         .map_err(|_| Status::internal("the wipe ended without a result"))?;
-        result.map_err(|failed| Status::internal(format!("failed to wipe: {failed}")))?;
-        Ok(Response::new(WipeDisksResponse {}))
+        let reports = result.map_err(|failed| Status::internal(format!("failed to wipe: {failed}")))?;
+        let mut response = Response::new(WipeDisksResponse {});
+        for report in reports {
+            if let Ok(line) = MetadataValue::try_from(printable(&report.to_string())) {
+                response.metadata_mut().append(WIPE_REPORT_HEADER, line);
+            }
+        }
+        Ok(response)
     }
+}
+
+/// What metadata may carry: serial numbers and models come from the disk's maker.
+fn printable(text: &str) -> String {
+    text.chars()
+        .map(|letter| if matches!(letter, ' '..='~') { letter } else { '?' })
+        .take(MAX_REPORT)
+        .collect()
 }

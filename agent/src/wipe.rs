@@ -1,139 +1,168 @@
-//! Makes disks blank. It works on any file, which is how it is tested.
+//! Makes disks blank: which ones is [`plan`]'s answer, how is [`disk`]'s. It works on any file, which is how
+//! it is tested.
+//!
+//! A fast wipe reads the partition tables, tells the disk to forget everything where it can, zeroes both
+//! ends of the disk and of every partition, and every mark of [`signatures`] that lies further inside; then
+//! it looks again and fails if a mark is left. A wipe with zeroes writes every byte (the kernel offloads it
+//! to disks that can), and reads samples back from the medium.
+//!
+//! `bootlace.wipe=secure` on the kernel command line formats NVMe disks first ([`nvme`]), where the
+//! controller offers it and no other namespace suffers. ATA secure erase is not used: a machine that loses
+//! power during it leaves a disk that is locked with a password.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::FileExt;
+pub mod disk;
+pub mod nvme;
+pub mod partitions;
+pub mod plan;
+pub mod signatures;
 
-use crate::disks::Target;
-use crate::sys;
+use std::fmt;
+use std::time::{Duration, Instant};
 
-/// What a fast wipe overwrites at both ends: partition tables, boot code, the backup GPT, and the
-/// superblocks of file systems and of RAID that sit there.
-pub const ENDS: u64 = 1 << 20;
-/// Zeroes written at once.
-const BLOCK: usize = 4 << 20;
+use crate::console::chain;
+use crate::disks::{self, Disk, Kind, Places};
+use crate::keep::{Keep, KeepError};
+use crate::say;
 
-/// A disk could not be wiped.
-#[derive(Debug, thiserror::Error)]
-#[error("{step} failed")]
-pub struct WipeError {
-    /// What was being done.
-    pub step: &'static str,
-    /// Why it failed.
-    #[source]
-    pub source: io::Error,
+pub use disk::{WipeError, wipe};
+
+/// What the operator told on the kernel command line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Orders {
+    /// `bootlace.keep`: an error keeps everything.
+    pub keep: Result<Keep, KeepError>,
+    /// `bootlace.medium`: identifiers of the boot medium.
+    pub medium: Vec<String>,
+    /// `bootlace.wipe=secure`.
+    pub secure: bool,
 }
 
-fn during(step: &'static str) -> impl FnOnce(io::Error) -> WipeError {
-    move |source| WipeError { step, source }
+impl Default for Orders {
+    fn default() -> Self {
+        Self { keep: Ok(Keep::default()), medium: Vec::new(), secure: false }
+    }
 }
 
-/// Wipes all targets at the same time. The results are in the order of the targets.
-pub fn wipe_all(targets: &[Target], zeroes: bool) -> Vec<Result<(), WipeError>> {
+impl Orders {
+    /// Adds another list; one error is enough to keep everything.
+    pub fn add_keep(&mut self, more: Result<Keep, KeepError>) {
+        match (&mut self.keep, more) {
+            (Ok(keep), Ok(more)) => keep.extend(more),
+            (Ok(_), Err(error)) => self.keep = Err(error),
+            (Err(_), _) => {}
+        }
+    }
+}
+
+/// How thoroughly.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct How {
+    /// Every byte.
+    pub zeroes: bool,
+    /// Format what can be formatted, first.
+    pub secure: bool,
+}
+
+/// What became of a disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// Kernel name.
+    pub name: String,
+    /// Serial number, if any.
+    pub serial: String,
+    /// Bytes.
+    pub size: u64,
+    /// What was done and found, or why nothing was.
+    pub text: String,
+    /// How long it took; zero for a disk that was left alone.
+    pub took: Duration,
+    /// How it ended.
+    pub end: End,
+}
+
+/// How a disk's part ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// It is blank.
+    Blank,
+    /// It was left alone.
+    Left,
+    /// It could not be wiped.
+    Failed,
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, serial, size, text, took, end } = self;
+        write!(out, "{name} (")?;
+        if !serial.is_empty() {
+            write!(out, "{serial}, ")?;
+        }
+        write!(out, "{} MiB)", size >> 20)?;
+        match end {
+            End::Blank => write!(out, " is blank: {text}; took {:.1} s", took.as_secs_f64()),
+            End::Left => write!(out, " left alone: {text}"),
+            End::Failed => write!(out, " failed after {:.1} s: {text}", took.as_secs_f64()),
+        }
+    }
+}
+
+/// Looks at the machine's disks and wipes those that the orders do not protect. The error is for the
+/// operator: it names every disk that failed.
+pub fn wipe_machine(orders: &Orders, zeroes: bool) -> Result<Vec<Report>, String> {
+    let keep = orders.keep.as_ref().map_err(|error| {
+        say!("wipe: refused: {error}");
+        format!("nothing is wiped: {error}")
+    })?;
+    let disks = disks::inspect(Places::default(), &orders.medium);
+    wipe_disks(disks, keep, How { zeroes, secure: orders.secure })
+}
+
+/// Wipes the disks that the plan means, all at the same time, and tells the console of each.
+pub fn wipe_disks(disks: Vec<Disk>, keep: &Keep, how: How) -> Result<Vec<Report>, String> {
+    let plan = plan::plan(disks, keep);
+    let mut reports = Vec::new();
+    let mut wanted = Vec::new();
+    for (disk, action, reason) in plan {
+        match action {
+            plan::Action::Wipe => wanted.push(disk),
+            // Nobody asks what became of ram0.
+            plan::Action::Leave if disk.kind == Kind::NoDisk => {}
+            plan::Action::Leave => {
+                let report = report(&disk, reason.to_string(), Duration::ZERO, End::Left);
+                say!("wipe: {report}");
+                reports.push(report);
+            }
+        }
+    }
+    say!("wipe: {} disks, {}", wanted.len(), if how.zeroes { "every byte" } else { "tables and signatures" });
     std::thread::scope(|scope| {
         let workers: Vec<_> =
-            targets.iter().map(|target| scope.spawn(move || wipe(target, zeroes))).collect();
-        workers
-            .into_iter()
-            .map(|worker| {
-                worker.join().unwrap_or_else(|_| Err(during("wipe")(io::Error::other("thread panicked"))))
-            })
-            .collect()
-    })
+            wanted.iter().map(|disk| (disk, scope.spawn(move || wipe_one(disk, how)))).collect();
+        for (disk, worker) in workers {
+            let lost = || report(disk, "the thread panicked".into(), Duration::ZERO, End::Failed);
+            reports.push(worker.join().unwrap_or_else(|_| lost()));
+        }
+    });
+    let failed: Vec<String> =
+        reports.iter().filter(|report| report.end == End::Failed).map(Report::to_string).collect();
+    if failed.is_empty() { Ok(reports) } else { Err(failed.join("; ")) }
 }
 
-/// Wipes one. `zeroes`: every byte; otherwise both ends, and the rest is discarded where the disk can.
-pub fn wipe(target: &Target, zeroes: bool) -> Result<(), WipeError> {
-    let mut file = OpenOptions::new().write(true).read(true).open(&target.path).map_err(during("open"))?;
-    if zeroes {
-        fill(&mut file, target.size).map_err(during("write"))?;
-    } else {
-        // First, so that the ends are zero also on disks whose discarded blocks read as anything.
-        // Many disks cannot; then the old data stays where nothing points at it.
-        let _ = sys::discard(&file, target.size);
-        let head = ENDS.min(target.size);
-        zero_at(&file, 0, head).map_err(during("write of the beginning"))?;
-        let tail = ENDS.min(target.size - head);
-        zero_at(&file, target.size - tail, tail).map_err(during("write of the end"))?;
-    }
-    file.sync_all().map_err(during("flush"))?;
-    // A disk without partitions, or a file, refuses; the kernel's view is then right already.
-    let _ = sys::reread_partitions(&file);
-    Ok(())
+fn report(disk: &Disk, text: String, took: Duration, end: End) -> Report {
+    Report { name: disk.name.clone(), serial: disk.serial.clone(), size: disk.size, text, took, end }
 }
 
-fn zero_at(file: &File, offset: u64, length: u64) -> io::Result<()> {
-    let zeroes = vec![0; usize::try_from(length).map_err(io::Error::other)?];
-    file.write_all_at(&zeroes, offset)
-}
-
-fn fill(file: &mut File, size: u64) -> io::Result<()> {
-    let zeroes = vec![0; BLOCK];
-    let mut left = size;
-    while left > 0 {
-        let length = left.min(BLOCK as u64);
-        file.write_all(&zeroes[..usize::try_from(length).map_err(io::Error::other)?])?;
-        left -= length;
-    }
-    Ok(())
+fn wipe_one(disk: &Disk, how: How) -> Report {
+    let begun = Instant::now();
+    let told = |percent: u64| say!("wipe: {}: {percent} %", disk.name);
+    let report = match wipe(disk, how, &told) {
+        Ok(done) => report(disk, done.to_string(), begun.elapsed(), End::Blank),
+        Err(error) => report(disk, chain(&error), begun.elapsed(), End::Failed),
+    };
+    say!("wipe: {report}");
+    report
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::fs;
-    use std::path::Path;
-
-    fn used_disk(directory: &Path, name: &str, size: u64) -> Target {
-        let path = directory.join(name);
-        fs::write(&path, vec![0xa5; usize::try_from(size).unwrap()]).unwrap();
-        Target { name: name.into(), path, size }
-    }
-
-    fn used_bytes(target: &Target) -> (usize, usize) {
-        let content = fs::read(&target.path).unwrap();
-        assert_eq!(content.len() as u64, target.size);
-        (
-            content.iter().take_while(|byte| **byte == 0).count(),
-            content.iter().filter(|byte| **byte != 0).count(),
-        )
-    }
-
-    #[test]
-    fn a_fast_wipe_blanks_both_ends() {
-        let directory = tempfile::tempdir().unwrap();
-        let disk = used_disk(directory.path(), "sda", 5 << 20);
-        wipe(&disk, false).unwrap();
-        assert_eq!(used_bytes(&disk), (1 << 20, 3 << 20));
-        assert!(fs::read(&disk.path).unwrap()[4 << 20..].iter().all(|byte| *byte == 0));
-    }
-
-    #[test]
-    fn a_wipe_with_zeroes_blanks_everything() {
-        let directory = tempfile::tempdir().unwrap();
-        let disk = used_disk(directory.path(), "sda", (9 << 20) + 512);
-        wipe(&disk, true).unwrap();
-        assert_eq!(used_bytes(&disk).1, 0);
-    }
-
-    #[test]
-    fn disks_smaller_than_the_ends_are_blanked_whole() {
-        let directory = tempfile::tempdir().unwrap();
-        for size in [0, 512, 1 << 20, (1 << 20) + 512, 2 << 20] {
-            let disk = used_disk(directory.path(), "sda", size);
-            wipe(&disk, false).unwrap();
-            assert_eq!(used_bytes(&disk).1, 0);
-        }
-    }
-
-    #[test]
-    fn a_disk_that_fails_does_not_keep_the_others_from_being_wiped() {
-        let directory = tempfile::tempdir().unwrap();
-        let missing = Target { name: "sdx".into(), path: directory.path().join("none"), size: 512 };
-        let disk = used_disk(directory.path(), "sda", 4096);
-        let results = wipe_all(&[missing, disk.clone()], true);
-        assert_eq!(results[0].as_ref().unwrap_err().step, "open");
-        assert!(results[1].is_ok());
-        assert_eq!(used_bytes(&disk).1, 0);
-    }
-}
+mod tests;

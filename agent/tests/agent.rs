@@ -19,6 +19,7 @@ use bootlace_agent::inventory::Item;
 use bootlace_agent::join;
 use bootlace_agent::machine::Machine;
 use bootlace_agent::retry::Backoff;
+use bootlace_agent::wipe::{End, Report};
 use cosi_wire::resource::state_client::StateClient;
 use cosi_wire::resource::{GetRequest, ListRequest, WatchRequest};
 use prost::Message;
@@ -51,9 +52,17 @@ struct Remembers {
 }
 
 impl Machine for Remembers {
-    fn wipe(&self, zeroes: bool) -> Result<(), String> {
+    fn wipe(&self, zeroes: bool) -> Result<Vec<Report>, String> {
         self.done.lock().unwrap().push(format!("wipe {zeroes}"));
-        if self.broken { Err("sda: write failed".into()) } else { Ok(()) }
+        let report = Report {
+            name: "sda".into(),
+            serial: "S\u{e9}1".into(),
+            size: 64 << 20,
+            text: "nothing found".into(),
+            took: Duration::from_millis(1500),
+            end: End::Blank,
+        };
+        if self.broken { Err("sda: write failed".into()) } else { Ok(vec![report]) }
     }
     fn reboot(&self) {
         self.done.lock().unwrap().push("reboot".into());
@@ -131,7 +140,9 @@ async fn the_agent_wipes_and_reboots_when_it_is_told_to() {
     let machine = Arc::new(Remembers::default());
     let (mut tunnels, _agent) = tunnel_to(machine.clone(), true).await;
     let mut client = AgentServiceClient::new(soon(tunnels.recv()).await.unwrap().channel);
-    soon(client.wipe_disks(WipeDisksRequest { zeroes: true })).await.unwrap();
+    let answer = soon(client.wipe_disks(WipeDisksRequest { zeroes: true })).await.unwrap();
+    let report = answer.metadata().get(agent_wire::WIPE_REPORT_HEADER).unwrap();
+    assert_eq!(report, "sda (S?1, 64 MiB) is blank: nothing found; took 1.5 s");
     soon(client.reboot(RebootRequest {})).await.unwrap();
     assert_eq!(*machine.done.lock().unwrap(), ["wipe true", "reboot"]);
 }

@@ -11,7 +11,7 @@ use agent_wire::talos::network::LinkStatusSpec;
 use prost::Message;
 
 use super::{Item, Source};
-use crate::disks::{attribute, is_no_disk, names, size};
+use crate::disks::{attribute, is_no_disk, names, serial, size};
 use crate::{net, smbios, sys};
 
 /// What Talos tells as the subsystem of every disk.
@@ -105,7 +105,7 @@ fn disk(device: &Path, name: &str) -> DiskSpec {
         sector_size: number("queue/logical_block_size"),
         readonly: read("ro").is_some_and(|text| text != "0"),
         model: read("device/model").unwrap_or_default(),
-        serial: read("serial").or_else(|| read("device/serial")).unwrap_or_default(),
+        serial: serial(device).unwrap_or_default(),
         modalias: read("device/modalias").unwrap_or_default(),
         wwid: read("wwid").or_else(|| read("device/wwid")).unwrap_or_default(),
         bus_path: path

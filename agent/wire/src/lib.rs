@@ -33,6 +33,10 @@ pub use proto::sidero::link;
 /// Talos' inventory messages.
 pub use proto::talos::resource::definitions as talos;
 
+/// Metadata of the answer to `WipeDisks`: one line for each disk, what was done and how long it took. A provider
+/// that does not know it loses nothing.
+pub const WIPE_REPORT_HEADER: &str = "bootlace-wipe-report";
+
 /// Type URL under which Talos sends a [`machine::SequenceEvent`].
 pub const SEQUENCE_EVENT_TYPE_URL: &str = "talos/runtime/machine.SequenceEvent";
 
