@@ -2,7 +2,10 @@ package conformance
 
 import (
 	"encoding/base64"
+	"encoding/json"
+	"os"
 	"reflect"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -18,9 +21,50 @@ import (
 
 const vectorFiles = "../../omni-link/auth/tests/vectors/"
 
-// TestVectorsOfRust reads the keys and signatures that omni-auth made as Omni would.
+// TestVectorsOfRust reads the key and the signatures that omni-auth keeps as what it makes.
 func TestVectorsOfRust(t *testing.T) {
-	readVectors(t, "rust.json")
+	text, err := os.ReadFile(vectorFiles + "bootlace.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	var made struct {
+		Env, Public, Fingerprint string
+		Calls                    []struct {
+			Method  string
+			Headers map[string][]string
+		}
+	}
+	if err = json.Unmarshal(text, &made); err != nil {
+		t.Fatal(err)
+	}
+
+	// What it says of itself besides: see omni-link/auth/src/key/tests.rs.
+	const created, lifetime = 1_790_000_000, 60 * 365 * 24 * 60 * 60
+
+	key := vectors.Key{
+		Env: made.Env, Public: made.Public, Fingerprint: made.Fingerprint, Name: "infra-provider:bare-metal",
+		UserID:  "bare-metal (bootlace) <bare-metal@infra-provider.serviceaccount.omni.sidero.dev>",
+		Created: created, Expires: created + lifetime,
+	}
+
+	for _, call := range made.Calls {
+		at, err := strconv.ParseInt(call.Headers[message.TimestampHeaderKey][0], 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+
+		right := vectors.Call{What: call.Method, Method: call.Method, Headers: call.Headers, At: at, Accepted: true}
+		wrong := right
+		wrong.What, wrong.Method, wrong.Accepted = call.Method+" as another", call.Method+"x", false
+		key.Calls = append(key.Calls, right, wrong)
+	}
+
+	if len(key.Calls) == 0 {
+		t.Fatal("nothing is signed")
+	}
+
+	readKey(t, key)
 }
 
 // TestVectorsOfGo holds the reader of TestVectorsOfRust against what Omni's own libraries made.

@@ -1,5 +1,5 @@
-// Package vectors is the form in which Go and Rust show each other keys and signatures.
-// Each side writes a file that the other one reads; see omni-link/auth/tests/vectors.
+// Package vectors is the form of go.json: keys and signatures that Go shows to Rust, see
+// omni-link/auth/tests/vectors.
 package vectors
 
 import (
@@ -7,7 +7,7 @@ import (
 	"os"
 )
 
-// File is one side's vectors.
+// File is all of it.
 type File struct {
 	// By is the library that made them.
 	By string `json:"by"`
