@@ -90,3 +90,6 @@ impl ApiServer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
