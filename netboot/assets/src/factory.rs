@@ -118,7 +118,7 @@ pub enum FactoryConfigError {
     /// Where machines boot is no URL.
     #[error("factory PXE base URL")]
     Pxe(#[source] UrlError),
-    /// Nobody can be trusted.
+    /// The authorities that TLS trusts cannot be read.
     #[error("factory certificate authorities")]
     Roots(#[source] RootsError),
 }
@@ -206,7 +206,7 @@ impl Factory {
     /// Checks the configuration; asks nothing yet.
     ///
     /// # Errors
-    /// When a URL is none, or there is nobody whom TLS could trust.
+    /// When a URL is none, or the certificate authorities cannot be read.
     pub fn new(config: &FactoryConfig) -> Result<Self, FactoryConfigError> {
         let base = BaseUrl::parse(&config.base_url).map_err(FactoryConfigError::Base)?;
         let pxe = BaseUrl::parse(&config.pxe_base_url).map_err(FactoryConfigError::Pxe)?;

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use serde::Deserialize as _;
-use serde_yaml_ng::{Deserializer, Value};
+use serde_yaml_ng::{Deserializer, Mapping, Value};
 
 /// Bytes of a configuration. Talos itself takes some megabytes; extra documents are a few certificates.
 pub const CONFIG_MAX: usize = 1024 * 1024;
@@ -36,6 +36,9 @@ pub enum ConfigError {
     /// A list or a lone value.
     #[error("document {0} is no mapping")]
     NoMapping(usize),
+    /// Patches are for documents that are there, and Talos takes none in a configuration that it fetches.
+    #[error("document {0} is a patch ($patch)")]
+    Patch(usize),
     /// What Talos wants of every document.
     #[error("document {index} has no {field}")]
     Missing {
@@ -190,22 +193,34 @@ fn identify(text: &str) -> Result<Vec<(usize, DocumentId)>, ConfigError> {
         }
         match Value::deserialize(document).map_err(|error| ConfigError::Yaml(error.to_string()))? {
             Value::Null => {}
-            Value::Mapping(mapping) => {
-                let field = |name: &str| mapping.get(name).and_then(Value::as_str).unwrap_or_default();
-                let kind = match field("kind") {
-                    "" if mapping.contains_key("version") || mapping.contains_key("machine") => MAIN,
-                    "" => return Err(ConfigError::Missing { index, field: "kind" }),
-                    _ if field("apiVersion").is_empty() => {
-                        return Err(ConfigError::Missing { index, field: "apiVersion" });
-                    }
-                    kind => kind,
-                };
-                found.push((index, DocumentId { kind: kind.into(), name: field("name").into() }));
-            }
+            Value::Mapping(mapping) => found.push((index, document_id(index, &mapping)?)),
             _ => return Err(ConfigError::NoMapping(index)),
         }
     }
     Ok(found)
+}
+
+fn document_id(index: usize, mapping: &Mapping) -> Result<DocumentId, ConfigError> {
+    // A name may look like a number, and is none to Talos.
+    let field = |name: &str| match mapping.get(name) {
+        Some(Value::String(text)) => text.clone(),
+        Some(Value::Number(number)) => number.to_string(),
+        Some(Value::Bool(value)) => value.to_string(),
+        Some(_) | None => String::new(),
+    };
+    if mapping.contains_key("$patch") {
+        return Err(ConfigError::Patch(index));
+    }
+    let kind = field("kind");
+    if kind.is_empty() && (mapping.contains_key("version") || mapping.contains_key("machine")) {
+        return Ok(DocumentId { kind: MAIN.to_owned(), name: String::new() });
+    }
+    for required in ["kind", "apiVersion"] {
+        if field(required).is_empty() {
+            return Err(ConfigError::Missing { index, field: required });
+        }
+    }
+    Ok(DocumentId { kind, name: field("name") })
 }
 
 fn distinct(documents: Vec<(usize, DocumentId)>) -> Result<BTreeSet<DocumentId>, ConfigError> {

@@ -1,4 +1,5 @@
-//! Whom TLS trusts: the system's authorities, and one more when the operator names its file.
+//! Whom TLS trusts: the system's authorities, or Mozilla's where a system has none (a container with nothing
+//! but the binary); and one more when the operator names its file.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -36,26 +37,23 @@ pub enum RootsError {
     /// It has no certificate that could be used.
     #[error("no usable certificate authority in {0}")]
     Empty(PathBuf),
-    /// Neither the system nor the operator has any.
-    #[error("this system has no certificate authorities: name a file with the one to trust")]
-    None,
 }
 
 /// A client that trusts the system's authorities and those in `ca_file`.
 pub(super) fn client(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, RootsError> {
     let mut roots = RootCertStore::empty();
-    if let Some(bundle) = BUNDLES.iter().map(Path::new).find(|bundle| bundle.is_file()) {
-        // What a system has is not the operator's mistake: some authorities are too old to be used.
-        let added = add(&mut roots, bundle);
-        if ca_file.is_none() {
-            added?;
+    match BUNDLES.iter().map(Path::new).find(|bundle| bundle.is_file()) {
+        Some(bundle) => {
+            let added = add(&mut roots, bundle);
+            // With an authority of their own, operators need not care for the system's.
+            if ca_file.is_none() {
+                added?;
+            }
         }
+        None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
     }
     if let Some(path) = ca_file {
         add(&mut roots, path)?;
-    }
-    if roots.is_empty() {
-        return Err(RootsError::None);
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = ClientConfig::builder_with_provider(provider)

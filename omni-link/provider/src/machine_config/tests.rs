@@ -37,6 +37,26 @@ fn no_text_and_comments_alone_are_no_documents() {
     }
 }
 
+/// Each of these was given to Talos' own loader (machinery v1.13.7), alone and composed: it takes them.
+#[test]
+fn documents_in_every_dress_are_taken() {
+    let (one, two) = (document("KmsgLogConfig", "1"), document("KmsgLogConfig", "2"));
+    for text in [
+        format!("{one}---\n{two}"),
+        format!("---\n{one}---\n{two}---\n"),
+        format!("--- # the first\n{one}--- # the second\n{two}\n\n"),
+        format!("  \n\n{one}---\n{two}").replace('\n', "\r\n"),
+        format!("!!map\n{one}---\n{two}").replace("kind: K", "kind: &kind K"),
+        "{apiVersion: v1alpha1, kind: KmsgLogConfig, name: a}\n---\n{\"apiVersion\": \"v1alpha1\", \"kind\": \"X\"}"
+            .to_owned(),
+    ] {
+        let extra = ExtraDocuments::parse(&text).unwrap();
+        assert_eq!(extra.ids().count(), 2, "{text:?}");
+        let composed = compose(JOIN, Some("PEM"), &extra).unwrap();
+        assert_eq!(identify(&composed).unwrap().len(), 6, "{composed}");
+    }
+}
+
 #[test]
 fn what_is_not_the_operators_is_refused_by_its_number() {
     let kept = document("KmsgLogConfig", "remote");
@@ -70,6 +90,7 @@ fn what_talos_would_refuse_is_refused() {
         ("apiVersion: v1alpha1\nname: x\n", Missing { index: 1, field: "kind" }),
         ("kind: KmsgLogConfig\n", Missing { index: 1, field: "apiVersion" }),
         ("kind: [a]\napiVersion: v1alpha1\n", Missing { index: 1, field: "kind" }),
+        ("apiVersion: v1alpha1\nkind: X\n$patch: delete\n", Patch(1)),
         (&twice, Duplicate(id)),
         ("%YAML 1.2\n---\nkind: X\napiVersion: v1alpha1\n", Directive(1)),
         ("kind: X\napiVersion: v1alpha1\n...\n", Directive(3)),
