@@ -1,6 +1,7 @@
 //! The command line.
 
 mod get;
+mod hub;
 mod journal;
 mod machines;
 mod output;
@@ -68,6 +69,11 @@ enum Command {
   bootlace get infraMachineStatus 4c4c4544-0042-4b10-8051-c7c04f4d3232 -o yaml
   bootlace get machines -l omni.sidero.dev/cluster=edge -w")]
     Get(get::Args),
+    /// Accounts of the embedded hub
+    Hub {
+        #[command(subcommand)]
+        command: hub::Command,
+    },
     /// Show what happened on the boot path, step by step
     #[command(after_help = "Examples:
   bootlace journal
@@ -156,6 +162,11 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
         Command::Get(args) => {
             let socket = socket(&cli.socket, cli.config.as_deref())?;
             client_runtime()?.block_on(get::run(&socket, args))
+        }
+        Command::Hub { command } => {
+            let socket = socket(&cli.socket, cli.config.as_deref())?;
+            let own = Config::load(cli.config.as_deref(), &Overrides::default())?.hub_endpoint();
+            client_runtime()?.block_on(hub::run(&socket, &own, command))
         }
         Command::Journal(args) => {
             let socket = socket(&cli.socket, cli.config.as_deref())?;

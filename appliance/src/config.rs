@@ -24,6 +24,8 @@ const EMPTY_SCHEMATIC: &str = "376567988ad370138ad8b2698212367b8edcb69b5fd68c80b
 /// `sockaddr_un.sun_path` holds 108 bytes with its NUL.
 const SOCKET_PATH_MAX: usize = 107;
 const SOCKET_NAME: &str = "bootlace.sock";
+/// The hub's API is for this host unless told otherwise.
+const HUB_API_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 50044);
 const PROVIDER_ID_MAX: usize = 63;
 
 /// Everything the appliance needs to know; only [`Config::load`] makes one.
@@ -47,8 +49,12 @@ pub(crate) struct Config {
     pub boot: Boot,
     /// Limits of calls to the agent, and its arguments.
     pub agent: Agent,
-    /// TCP port of the machine API.
-    pub machine_api_port: u16,
+    /// The Omni to link to; the embedded hub when absent.
+    pub omni: Option<Omni>,
+    /// How the provider calls itself in Omni.
+    pub provider: Provider,
+    /// The embedded hub.
+    pub hub: Hub,
     /// Log filter.
     pub log_level: String,
     /// JSON logs.
@@ -109,12 +115,73 @@ pub(crate) struct Agent {
     pub extra_kernel_args: KernelArgs,
 }
 
+/// See [`file::Omni`].
+#[derive(Debug, Clone)]
+pub(crate) struct Omni {
+    /// Its URL.
+    pub endpoint: String,
+    /// Certificates that are trusted besides the system's.
+    pub ca_file: Option<PathBuf>,
+    /// Do not check its certificate.
+    pub insecure_skip_tls_verify: bool,
+    /// Allow plain http to another host.
+    pub allow_plaintext: bool,
+}
+
+/// See [`file::Provider`].
+#[derive(Debug, Clone)]
+pub(crate) struct Provider {
+    /// Its name.
+    pub name: String,
+    /// Its description.
+    pub description: String,
+}
+
+/// See [`file::Hub`].
+#[derive(Debug, Clone)]
+pub(crate) struct Hub {
+    /// Where its API listens.
+    pub api_listen: SocketAddr,
+    /// TCP port of the machine API.
+    pub machine_api_port: u16,
+}
+
 /// Flags that override keys of the file. The names are those of the peer provider.
 #[derive(Debug, Default, Clone, clap::Args)]
 pub(crate) struct Overrides {
     /// Provider id in Omni [default: bare-metal]
     #[arg(long)]
     pub id: Option<String>,
+    /// Omni's URL [default: the embedded hub]
+    #[arg(long, value_name = "URL", env = "OMNI_ENDPOINT")]
+    pub omni_api_endpoint: Option<String>,
+    /// Certificates (PEM) to trust for Omni besides the system's
+    #[arg(long, value_name = "FILE")]
+    pub omni_ca_file: Option<PathBuf>,
+    /// Do not check Omni's certificate
+    #[arg(long)]
+    pub insecure_skip_tls_verify: bool,
+    /// Allow a plain http endpoint on another host, where signed calls can be replayed
+    #[arg(long)]
+    pub omni_allow_plaintext: bool,
+    /// Name shown in Omni [default: Bare Metal]
+    #[arg(long, value_name = "NAME")]
+    pub provider_name: Option<String>,
+    /// Description shown in Omni [default: Bare metal infrastructure provider]
+    #[arg(long, value_name = "TEXT")]
+    pub provider_description: Option<String>,
+    /// Limit of one call to an agent [default: 30s]
+    #[arg(long, value_name = "DURATION")]
+    pub agent_call_timeout: Option<String>,
+    /// Limit of a wipe of signatures [default: 5m]
+    #[arg(long, value_name = "DURATION")]
+    pub agent_fast_wipe_timeout: Option<String>,
+    /// Limit of a wipe with zeroes [default: 24h]
+    #[arg(long, value_name = "DURATION")]
+    pub agent_zeroes_wipe_timeout: Option<String>,
+    /// Boot device setting for BMCs: bios or uefi [default: uefi]
+    #[arg(long, value_name = "MODE")]
+    pub ipmi_pxe_boot_mode: Option<String>,
     /// Log at debug level
     #[arg(long)]
     pub debug: bool,
@@ -220,6 +287,15 @@ impl Config {
         Checker { text, name }.check(file, flags)
     }
 
+    /// The hub's API as a client on this host reaches it.
+    pub(crate) fn hub_endpoint(&self) -> String {
+        let mut address = self.hub.api_listen;
+        if address.ip().is_unspecified() {
+            address.set_ip(self.api.advertise.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V4));
+        }
+        format!("grpc://{address}")
+    }
+
     /// The operator's socket.
     pub(crate) fn socket(&self) -> PathBuf {
         self.state_dir.join(SOCKET_NAME)
@@ -268,11 +344,20 @@ impl Checker<'_> {
         }
         let listen = flags.api_listen_address.or(file.api.listen_address);
         let port = flags.api_port.or(file.api.port).unwrap_or(50042);
-        let machine_api_port = file.hub.machine_api_port.unwrap_or(8090);
-        if port == 0 || machine_api_port == 0 || port == machine_api_port {
+        let hub = Hub {
+            api_listen: file.hub.api_listen.unwrap_or(HUB_API_LISTEN),
+            machine_api_port: file.hub.machine_api_port.unwrap_or(8090),
+        };
+        let ports = [port, hub.machine_api_port, hub.api_listen.port()];
+        let distinct = ports.iter().collect::<std::collections::BTreeSet<_>>().len() == ports.len();
+        if !distinct || ports.contains(&0) {
             return Err(self.wrong(
                 "api.port",
-                format!("api.port ({port}) and hub.machine_api_port ({machine_api_port}) must be two ports above 0"),
+                format!(
+                    "api.port ({}), hub.machine_api_port ({}) and the port of hub.api_listen ({}) must be three \
+                     ports above 0",
+                    ports[0], ports[1], ports[2]
+                ),
             ));
         }
         Ok(Config {
@@ -303,10 +388,46 @@ impl Checker<'_> {
             },
             boot: self.boot(&file.boot, flags)?,
             agent: self.agent(&file.agent, flags)?,
-            machine_api_port,
+            omni: self.omni(&file.omni, flags)?,
+            provider: Provider {
+                name: flags
+                    .provider_name
+                    .clone()
+                    .or(file.provider.name)
+                    .unwrap_or_else(|| "Bare Metal".into()),
+                description: flags
+                    .provider_description
+                    .clone()
+                    .or(file.provider.description)
+                    .unwrap_or_else(|| "Bare metal infrastructure provider".into()),
+            },
+            hub,
             log_level: self.log_level(&file.log.level, flags.debug)?,
             log_json: file.log.json,
         })
+    }
+
+    fn omni(&self, omni: &file::Omni, flags: &Overrides) -> Result<Option<Omni>, ConfigError> {
+        if flags.omni_api_endpoint.is_none() && omni.api_endpoint.is_none() {
+            return Ok(None);
+        }
+        let endpoint = self.pick(
+            &flags.omni_api_endpoint,
+            "--omni-api-endpoint",
+            &omni.api_endpoint,
+            "omni.api_endpoint",
+            "",
+            |url| {
+                let known = ["https://", "http://", "grpc://"].iter().any(|scheme| url.starts_with(scheme));
+                known.then(|| url.to_owned()).ok_or("write https://<host>[:port]")
+            },
+        )?;
+        Ok(Some(Omni {
+            endpoint,
+            ca_file: flags.omni_ca_file.clone().or_else(|| omni.ca_file.clone()),
+            insecure_skip_tls_verify: flags.insecure_skip_tls_verify || omni.insecure_skip_tls_verify,
+            allow_plaintext: flags.omni_allow_plaintext || omni.allow_plaintext,
+        }))
     }
 
     fn boot(&self, boot: &file::Boot, flags: &Overrides) -> Result<Boot, ConfigError> {
@@ -329,11 +450,18 @@ impl Checker<'_> {
                     _ => Err("use ipxe-exit, http-404 or ipxe-sanboot"),
                 },
             )?,
-            pxe_mode: self.pick(&None, "", &boot.pxe_mode, "boot.pxe_mode", "uefi", |mode| match mode {
-                "bios" => Ok(PxeMode::Bios),
-                "uefi" => Ok(PxeMode::Uefi),
-                _ => Err("use bios or uefi"),
-            })?,
+            pxe_mode: self.pick(
+                &flags.ipmi_pxe_boot_mode,
+                "--ipmi-pxe-boot-mode",
+                &boot.pxe_mode,
+                "boot.pxe_mode",
+                "uefi",
+                |mode| match mode {
+                    "bios" => Ok(PxeMode::Bios),
+                    "uefi" => Ok(PxeMode::Uefi),
+                    _ => Err("use bios or uefi"),
+                },
+            )?,
             schematic: self.pick(&None, "", &boot.schematic, "boot.schematic", EMPTY_SCHEMATIC, |id| {
                 let ok = id.len() == 64 && id.bytes().all(|b| b.is_ascii_hexdigit());
                 ok.then(|| id.to_owned()).ok_or("a schematic id is 64 hexadecimal digits")
@@ -345,17 +473,23 @@ impl Checker<'_> {
     fn agent(&self, agent: &file::Agent, flags: &Overrides) -> Result<Agent, ConfigError> {
         Ok(Agent {
             test_mode: flags.agent_test_mode || agent.test_mode,
-            call_timeout: self.duration(&None, "", &agent.call_timeout, "agent.call_timeout", "30s")?,
+            call_timeout: self.duration(
+                &flags.agent_call_timeout,
+                "--agent-call-timeout",
+                &agent.call_timeout,
+                "agent.call_timeout",
+                "30s",
+            )?,
             fast_wipe_timeout: self.duration(
-                &None,
-                "",
+                &flags.agent_fast_wipe_timeout,
+                "--agent-fast-wipe-timeout",
                 &agent.fast_wipe_timeout,
                 "agent.fast_wipe_timeout",
                 "5m",
             )?,
             zeroes_wipe_timeout: self.duration(
-                &None,
-                "",
+                &flags.agent_zeroes_wipe_timeout,
+                "--agent-zeroes-wipe-timeout",
                 &agent.zeroes_wipe_timeout,
                 "agent.zeroes_wipe_timeout",
                 "24h",

@@ -38,7 +38,7 @@ pub(crate) fn bind(socket: &Path) -> io::Result<UnixListener> {
 /// Serves until `shutdown`.
 pub(crate) async fn run(
     listener: UnixListener,
-    state: Arc<impl cosi::State + 'static>,
+    state: impl cosi::State + 'static,
     recorder: Arc<Recorder>,
     shutdown: CancellationToken,
 ) -> io::Result<()> {

@@ -5,7 +5,7 @@
 //! are the flag (`[api] advertise_address` is `--api-advertise-address`).
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use serde::Deserialize;
@@ -33,6 +33,10 @@ pub(super) struct File {
     pub boot: Boot,
     /// The discovery agent.
     pub agent: Agent,
+    /// The link to an Omni elsewhere.
+    pub omni: Omni,
+    /// How the provider calls itself.
+    pub provider: Provider,
     /// The embedded control plane.
     pub hub: Hub,
     /// Logging.
@@ -99,10 +103,36 @@ pub(super) struct Agent {
     pub extra_kernel_args: Vec<Spanned<String>>,
 }
 
+/// `[omni]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Omni {
+    /// Omni's URL; without it the embedded hub takes its place.
+    pub api_endpoint: Option<Spanned<String>>,
+    /// Certificates (PEM) that are trusted besides the system's.
+    pub ca_file: Option<PathBuf>,
+    /// Do not check Omni's certificate.
+    pub insecure_skip_tls_verify: bool,
+    /// Allow plain http to another host: signed calls can be replayed there.
+    pub allow_plaintext: bool,
+}
+
+/// `[provider]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Provider {
+    /// Shown in Omni.
+    pub name: Option<String>,
+    /// Shown in Omni.
+    pub description: Option<String>,
+}
+
 /// `[hub]`
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Hub {
+    /// Where the hub's API listens.
+    pub api_listen: Option<SocketAddr>,
     /// TCP port of the machine API (SideroLink Provision and events).
     pub machine_api_port: Option<u16>,
 }

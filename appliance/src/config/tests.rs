@@ -76,7 +76,7 @@ fn a_state_dir_too_long_for_a_socket_is_refused() {
 
 #[test]
 fn two_listeners_cannot_share_a_port() {
-    assert!(error("[api]\nport = 8090\n").contains("must be two ports"));
+    assert!(error("[api]\nport = 8090\n").contains("must be three"));
 }
 
 #[test]
@@ -89,4 +89,19 @@ fn a_kernel_argument_that_cannot_be_passed_is_named_with_its_line() {
 fn a_log_level_that_is_no_filter_is_refused() {
     let text = error("[log]\nlevel = \"loud=very\"\n");
     assert!(text.starts_with("appliance.toml:2: log.level:"), "{text}");
+}
+
+#[test]
+fn without_an_endpoint_the_embedded_hub_takes_omnis_place() {
+    let config = parse("").unwrap();
+    assert!(config.omni.is_none());
+    assert_eq!(config.hub_endpoint(), "grpc://127.0.0.1:50044");
+    let config = parse("[omni]\napi_endpoint = \"https://omni.example.org\"\n").unwrap();
+    assert_eq!(config.omni.unwrap().endpoint, "https://omni.example.org");
+}
+
+#[test]
+fn an_endpoint_without_a_known_scheme_is_refused() {
+    let text = error("[omni]\napi_endpoint = \"omni.example.org\"\n");
+    assert!(text.starts_with("appliance.toml:2: omni.api_endpoint:"), "{text}");
 }

@@ -1,0 +1,116 @@
+//! The embedded hub: started in this process, linked to like any Omni.
+
+use std::fs::{self, OpenOptions};
+use std::io::{ErrorKind, Write};
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use anyhow::Context;
+use cosi::State;
+use cosi::embedded::EmbeddedState;
+use hub::{ApiServer, Hub, HubConfig, ValidatedState};
+use netboot_link::http;
+use omni_auth::ServiceAccountKey;
+
+use super::Site;
+use super::sockets::HubSockets;
+use crate::events;
+
+const STORE_NAME: &str = "hub.redb";
+/// The appliance's own key for its own hub.
+const KEY_NAME: &str = "provider.key";
+const KEY_LIFETIME: Duration = Duration::from_secs(365 * 24 * 3600);
+/// A key that ends sooner is renewed at the start.
+const KEY_RENEW_BEFORE: Duration = Duration::from_secs(60 * 24 * 3600);
+
+/// What the rest of the appliance needs of the hub.
+pub(super) struct Started {
+    /// For operators: everything, checked before it is written.
+    pub(super) state: Arc<ValidatedState>,
+    /// For the link.
+    pub(super) key: ServiceAccountKey,
+}
+
+/// Opens the hub and serves its API and the machine API.
+pub(super) async fn start(site: &mut Site, sockets: HubSockets) -> anyhow::Result<Started> {
+    let config = &site.config;
+    let store: Arc<dyn State> = Arc::new(
+        EmbeddedState::open(config.state_dir.join(STORE_NAME)).context("cannot open the hub's store")?,
+    );
+    let machine_api = SocketAddr::new(IpAddr::V4(site.advertise), config.hub.machine_api_port);
+    let observer = {
+        let sink = site.recorder.sink();
+        Arc::new(move |event| {
+            if let Some(event) = events::of_hub(event) {
+                sink(event);
+            }
+        })
+    };
+    let hub_config = HubConfig {
+        provider_id: config.id.clone(),
+        machine_api_url: format!("grpc://{machine_api}"),
+        event_endpoint: machine_api.to_string(),
+    };
+    let hub = Hub::open(hub_config, store, observer).await.context("cannot open the hub")?;
+    let key = own_key(&config.state_dir, &config.id, &hub).await?;
+    let state = hub.state();
+
+    let shutdown = site.shutdown.clone();
+    let api = ApiServer::new(None).context("cannot serve the hub's API")?.run(
+        sockets.api,
+        hub.api(),
+        shutdown.clone(),
+    );
+    site.spawn("hub API", async move { Ok(api.await?) });
+    let machine_api = http::serve(sockets.machine_api, hub.routes().into_axum_router(), shutdown.clone());
+    site.spawn("machine API", async move {
+        machine_api.await;
+        Ok(())
+    });
+    site.spawn("hub", async move {
+        hub.run(shutdown).await;
+        Ok(())
+    });
+    Ok(Started { state, key })
+}
+
+/// The key that this appliance signs its calls to its own hub with: made at the first start, renewed in time.
+async fn own_key(state_dir: &Path, id: &str, hub: &Hub) -> anyhow::Result<ServiceAccountKey> {
+    let path = state_dir.join(KEY_NAME);
+    let now = SystemTime::now();
+    match fs::read_to_string(&path) {
+        Ok(text) => {
+            let key = ServiceAccountKey::from_env_value(text.trim()).with_context(|| {
+                format!("{} is damaged; remove it to have a new one made", path.display())
+            })?;
+            if key.expires_at().is_none_or(|ends| ends > now + KEY_RENEW_BEFORE) {
+                return Ok(key);
+            }
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
+    // A start that was killed between the account and the file leaves an account without its key: renew.
+    let key = match hub.create_provider(id, now, KEY_LIFETIME).await {
+        Ok((_, key)) => key,
+        Err(hub::AccountError::Exists(_)) => {
+            hub.renew_provider(id, now, KEY_LIFETIME).await.context("cannot make a key for the own hub")?
+        }
+        Err(error) => return Err(error).context("cannot make an account at the own hub"),
+    };
+    write_secret(&path, key.encode().as_bytes())
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(key)
+}
+
+/// Whole or not at all, and for the owner only.
+fn write_secret(path: &Path, secret: &[u8]) -> std::io::Result<()> {
+    let new = path.with_extension("new");
+    let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&new)?;
+    file.write_all(secret)?;
+    file.sync_all()?;
+    fs::rename(&new, path)
+}
