@@ -61,7 +61,8 @@ impl SchematicId {
     /// The id that `yaml` has at a factory that takes it as it is.
     fn computed(yaml: &str) -> Self {
         let hash = ring::digest::digest(&ring::digest::SHA256, yaml.as_bytes());
-        Self(hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect())
+        let digit = |nibble: u8| char::from(b"0123456789abcdef"[usize::from(nibble)]);
+        Self(hash.as_ref().iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 0xf)]).collect())
     }
 }
 
@@ -219,8 +220,11 @@ impl Factory {
     /// The id of a schematic that this factory was told before. Never asks.
     #[must_use]
     pub fn known(&self, yaml: &str) -> Option<SchematicId> {
-        let computed = SchematicId::computed(yaml);
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).ids.get(&computed).cloned()
+        self.known_by(&SchematicId::computed(yaml))
+    }
+
+    fn known_by(&self, computed: &SchematicId) -> Option<SchematicId> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).ids.get(computed).cloned()
     }
 
     /// Tells the factory a schematic (its canonical YAML) and learns its id. Asked once for each schematic.
@@ -229,7 +233,7 @@ impl Factory {
     /// When the factory does not answer, or does not take it.
     pub async fn ensure_schematic(&self, yaml: &str) -> Result<SchematicId, FactoryError> {
         let computed = SchematicId::computed(yaml);
-        if let Some(id) = self.known(yaml) {
+        if let Some(id) = self.known_by(&computed) {
             return Ok(id);
         }
         let ask = Ask {

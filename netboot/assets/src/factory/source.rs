@@ -120,7 +120,7 @@ impl FactoryImages {
         let key = SchematicId::computed(schematic);
         let mut open = self.shared.open.lock().unwrap_or_else(PoisonError::into_inner);
         // Beneath the lock: the worker learns an id before it takes the schematic out.
-        if let Some(id) = self.shared.factory.known(schematic) {
+        if let Some(id) = self.shared.factory.known_by(&key) {
             return Ok(id);
         }
         match open.get(&key) {
