@@ -30,6 +30,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
 const (
@@ -470,6 +471,7 @@ func reported(t *testing.T, st state.State, id string) {
 		res.TypedSpec().Value.PowerState = specs.InfraMachineStatusSpec_POWER_STATE_OFF
 		res.TypedSpec().Value.ReadyToUse = true
 		res.TypedSpec().Value.LastRebootId = "reboot-1"
+		res.TypedSpec().Value.LastRebootTimestamp = timestamppb.Now()
 		res.Metadata().Labels().Set("rack", "7")
 
 		return nil

@@ -21,6 +21,7 @@ import (
 	"github.com/siderolabs/omni/client/api/omni/specs"
 	"github.com/siderolabs/omni/client/pkg/client"
 	"github.com/siderolabs/omni/client/pkg/infra"
+	"github.com/siderolabs/omni/client/pkg/infra/imagefactory"
 	"github.com/siderolabs/omni/client/pkg/infra/provision"
 	"github.com/siderolabs/omni/client/pkg/jointoken"
 	infrares "github.com/siderolabs/omni/client/pkg/omni/resources/infra"
@@ -28,6 +29,7 @@ import (
 	"github.com/siderolabs/omni/client/pkg/omni/resources/siderolink"
 	"github.com/siderolabs/omni/client/pkg/omni/resources/system"
 	"go.uber.org/zap"
+	"google.golang.org/grpc/codes"
 )
 
 // dynamicProvider is the second provider that run.sh makes.
@@ -335,10 +337,12 @@ func answered(ctx context.Context, operator state.State, request *infrares.Machi
 	return nil
 }
 
-// TestOmniImageFactory is how an SDK's provider chooses the way to the image factory: by the server's version it
-// asks Omni, which the hub does not offer, or the factory itself.
+// TestOmniImageFactory is how an SDK's provider gets a schematic: by the version of the server it asks Omni, or
+// the factory itself.
 func TestOmniImageFactory(t *testing.T) {
-	version, err := safe.StateGetByID[*system.SysVersion](bounded(t), omniState(t), system.SysVersionID)
+	c, ctx := omniClient(t), bounded(t)
+
+	version, err := safe.StateGetByID[*system.SysVersion](ctx, c.Omni().State(), system.SysVersionID)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -348,7 +352,17 @@ func TestOmniImageFactory(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	if parsed.GTE(semver.MustParse("1.9.0")) {
-		t.Errorf("with version %s providers ask the hub for schematics", parsed)
+	if parsed.LT(semver.MustParse("1.9.0")) {
+		return
+	}
+
+	proxied, err := imagefactory.NewProxiedClient(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	// The factory itself is out of reach here.
+	if _, err = proxied.EnsureSchematic(ctx, schematic.Schematic{}); code(errors.Unwrap(err)) == codes.Unimplemented {
+		t.Errorf("with version %s providers ask the hub for schematics, but: %v", parsed, err)
 	}
 }
