@@ -4,7 +4,7 @@
 //! tunnel to the appliance and serves two things through it: `management.AgentService` and a read-only
 //! inventory in Talos' resource types.
 //!
-//! Invariant: it never writes to a disk unless [`service::Agent`] is asked to wipe, and tells only what the
+//! Invariant: it writes to no disk and to no BMC unless [`service::Agent`] is asked to, and tells only what the
 //! kernel and the firmware say. Parsing, the DHCP client and every choice of disk are plain functions of
 //! text, bytes and directories; the drivers are [`boot`], [`net`] and [`machine`]. `unsafe` is in [`sys`].
 
@@ -16,6 +16,7 @@ pub mod disks;
 pub mod fetch;
 pub mod identity;
 pub mod inventory;
+pub mod ipmi;
 pub mod join;
 pub mod keep;
 pub mod machine;

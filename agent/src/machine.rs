@@ -3,8 +3,11 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::say;
+use crate::console::chain;
+use crate::ipmi::device::{self, Device};
+use crate::ipmi::{self, Made, SetupError, Told};
 use crate::wipe::{Orders, Report, wipe_machine};
+use crate::{say, smbios};
 
 /// Long enough for the answer to a reboot to cross a slow network, short enough not to be noticed.
 const REBOOT_DELAY: Duration = Duration::from_millis(700);
@@ -18,8 +21,11 @@ pub trait Machine: Send + Sync + 'static {
     /// Restarts the machine a moment from now, so that the answer gets out.
     fn reboot(&self);
 
-    /// Whether there is a BMC on this machine's own bus.
-    fn has_bmc(&self) -> bool;
+    /// Where the machine's own BMC is and whether it knows this user; none without a BMC. Blocks.
+    fn ask_bmc(&self, user: &str) -> Result<Option<Told>, String>;
+
+    /// Makes a user on the BMC, or gives it this password, with all rights. Blocks.
+    fn set_bmc_user(&self, name: &str, password: &str) -> Result<Made, SetupError>;
 }
 
 /// The machine itself.
@@ -42,8 +48,27 @@ impl Machine for BareMetal {
         });
     }
 
-    fn has_bmc(&self) -> bool {
-        Path::new("/dev/ipmi0").exists()
+    fn ask_bmc(&self, user: &str) -> Result<Option<Told>, String> {
+        let device = Path::new(device::PATH);
+        if !device.exists() {
+            let table = std::fs::read(smbios::TABLE).unwrap_or_default();
+            return match smbios::has_bmc(&table) {
+                // Saying "none" would have the operator look for a BMC that is there.
+                true => Err(format!(
+                    "the firmware tells of a BMC, but there is no {}: its driver is not in the image, or failed",
+                    device::PATH
+                )),
+                false => Ok(None),
+            };
+        }
+        let mut bmc = Device::open(device).map_err(|error| chain(&error))?;
+        ipmi::ask(&mut bmc, user).map(Some).map_err(|error| chain(&error))
+    }
+
+    fn set_bmc_user(&self, name: &str, password: &str) -> Result<Made, SetupError> {
+        let mut bmc = Device::open(Path::new(device::PATH))
+            .map_err(|source| ipmi::CallError::Link { request: "open", source })?;
+        ipmi::ensure_user(&mut bmc, name, password)
     }
 }
 

@@ -13,6 +13,8 @@ use tokio::sync::Mutex;
 use tonic::metadata::MetadataValue;
 use tonic::{Request, Response, Status};
 
+use crate::console::chain;
+use crate::ipmi::SetupError;
 use crate::machine::Machine;
 use crate::say;
 
@@ -26,12 +28,29 @@ pub struct Agent<M> {
     test_mode: bool,
     /// One wipe at a time: a second call waits, then wipes blank disks again.
     wiping: Arc<Mutex<()>>,
+    /// One conversation with the BMC at a time.
+    bmc: Arc<Mutex<()>>,
 }
 
 impl<M: Machine> Agent<M> {
     /// The service, for `tonic::service::Routes`. `test_mode`: power is switched from outside.
     pub fn server(machine: Arc<M>, test_mode: bool) -> AgentServiceServer<Self> {
-        AgentServiceServer::new(Self { machine, test_mode, wiping: Arc::new(Mutex::new(())) })
+        AgentServiceServer::new(Self { machine, test_mode, wiping: Arc::default(), bmc: Arc::default() })
+    }
+
+    /// Runs work with the BMC, which blocks, to its end.
+    async fn with_bmc<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&M) -> T + Send + 'static,
+    ) -> Result<T, Status> {
+        let turn = self.bmc.clone().lock_owned().await;
+        let machine = self.machine.clone();
+        tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            work(&machine)
+        })
+        .await
+        .map_err(|_| Status::internal("the BMC was asked without a result"))
     }
 }
 
@@ -43,32 +62,51 @@ impl<M: Machine> AgentService for Agent<M> {
 
     async fn get_power_management(
         &self,
-        _request: Request<GetPowerManagementRequest>,
+        request: Request<GetPowerManagementRequest>,
     ) -> Result<Response<GetPowerManagementResponse>, Status> {
         if self.test_mode {
             let api = Some(get_power_management_response::Api {});
             return Ok(Response::new(GetPowerManagementResponse { api, ipmi: None }));
         }
-        if self.machine.has_bmc() {
-            // Saying "none" would have the operator look for a BMC that is there.
-            return Err(Status::unimplemented(
-                "this machine has a BMC (/dev/ipmi0), but this agent does not speak IPMI yet: \
-                 configure its address and user by hand",
-            ));
-        }
-        Ok(Response::new(GetPowerManagementResponse::default()))
+        let user = request.into_inner().ipmi.unwrap_or_default().check_username;
+        let told = self.with_bmc(move |machine| machine.ask_bmc(&user)).await?;
+        let told = told.map_err(|error| Status::internal(format!("failed to ask the BMC: {error}")))?;
+        let ipmi = told.map(|told| get_power_management_response::Ipmi {
+            address: told.address.to_string(),
+            port: u32::from(told.port),
+            user_exists: told.user_exists,
+        });
+        Ok(Response::new(GetPowerManagementResponse { ipmi, api: None }))
     }
 
     async fn set_power_management(
         &self,
         request: Request<SetPowerManagementRequest>,
     ) -> Result<Response<SetPowerManagementResponse>, Status> {
-        if self.test_mode || request.get_ref().ipmi.is_none() {
+        let Some(user) = request.into_inner().ipmi.filter(|_| !self.test_mode) else {
             return Ok(Response::new(SetPowerManagementResponse {}));
+        };
+        let name = user.username.clone();
+        let made = self.with_bmc(move |machine| machine.set_bmc_user(&user.username, &user.password)).await?;
+        match made {
+            Ok(made) => {
+                say!("BMC: user {name:?} is in slot {} for channel {}", made.slot, made.channel);
+                for what in made.unverified {
+                    say!("BMC: cannot be read back: {what}");
+                }
+                Ok(Response::new(SetPowerManagementResponse {}))
+            }
+            Err(error) => {
+                let text = format!("failed to set up the BMC's user: {}", chain(&error));
+                say!("BMC: {text}");
+                Err(match error {
+                    // The caller may try another one.
+                    SetupError::Password(_) | SetupError::Argument(_) => Status::invalid_argument(text),
+                    SetupError::NoSlot(_) => Status::resource_exhausted(text),
+                    SetupError::Call(_) | SetupError::Forgot(_) => Status::internal(text),
+                })
+            }
         }
-        Err(Status::unimplemented(
-            "this agent does not speak IPMI yet: make the BMC's user by hand, then configure it",
-        ))
     }
 
     async fn reboot(&self, _request: Request<RebootRequest>) -> Result<Response<RebootResponse>, Status> {

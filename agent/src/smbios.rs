@@ -7,6 +7,7 @@ pub const TABLE: &str = "/sys/firmware/dmi/tables/DMI";
 
 const PROCESSOR: u8 = 4;
 const MEMORY_DEVICE: u8 = 17;
+const IPMI_DEVICE: u8 = 38;
 const END_OF_TABLE: u8 = 127;
 /// Type, length, handle.
 const HEADER: usize = 4;
@@ -111,6 +112,11 @@ pub fn memory_modules(table: &[u8]) -> Vec<MemoryModuleSpec> {
             })
         })
         .collect()
+}
+
+/// Whether the firmware tells of an IPMI interface.
+pub fn has_bmc(table: &[u8]) -> bool {
+    structures(table).iter().any(|(kind, _)| *kind == IPMI_DEVICE)
 }
 
 #[cfg(test)]

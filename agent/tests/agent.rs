@@ -16,6 +16,7 @@ use agent_wire::tunnel::{Opened, TunnelChannel, TunnelHandler, TunnelService};
 use bootlace_agent::boot::{keep_tunnel, routes};
 use bootlace_agent::identity::Identity;
 use bootlace_agent::inventory::Item;
+use bootlace_agent::ipmi::{CallError, Made, SetupError, Told};
 use bootlace_agent::join;
 use bootlace_agent::machine::Machine;
 use bootlace_agent::retry::Backoff;
@@ -67,8 +68,23 @@ impl Machine for Remembers {
     fn reboot(&self) {
         self.done.lock().unwrap().push("reboot".into());
     }
-    fn has_bmc(&self) -> bool {
-        self.bmc
+    fn ask_bmc(&self, user: &str) -> Result<Option<Told>, String> {
+        if self.broken {
+            return Err("Get User Access: BMC did not answer".into());
+        }
+        let told = Told { address: [10, 0, 0, 9].into(), port: 623, user_exists: user == "known" };
+        Ok(self.bmc.then_some(told))
+    }
+    fn set_bmc_user(&self, name: &str, password: &str) -> Result<Made, SetupError> {
+        let refused = CallError::Refused { request: "Set User Password", code: 0xcc };
+        match password {
+            "weak" => return Err(SetupError::Password(refused)),
+            "full" => return Err(SetupError::NoSlot(10)),
+            "odd" => return Err(SetupError::Call(refused)),
+            _ => {}
+        }
+        self.done.lock().unwrap().push(format!("user {name} {password}"));
+        Ok(Made { slot: 3, channel: 1, existed: false, unverified: vec!["the password"] })
     }
 }
 
@@ -157,26 +173,59 @@ async fn a_wipe_that_fails_is_an_error_with_its_cause() {
     assert!(status.message().contains("sda: write failed"));
 }
 
+fn check_user(name: &str) -> GetPowerManagementRequest {
+    let ipmi = get_power_management_request::Ipmi { check_username: name.into() };
+    GetPowerManagementRequest { ipmi: Some(ipmi), api: None }
+}
+
+fn set_user(password: &str) -> SetPowerManagementRequest {
+    let ipmi = set_power_management_request::Ipmi { username: "u".into(), password: password.into() };
+    SetPowerManagementRequest { ipmi: Some(ipmi), api: None }
+}
+
 #[tokio::test]
 async fn power_management_tells_what_there_is() {
-    for (bmc, test_mode) in [(false, true), (false, false), (true, false)] {
+    for (bmc, test_mode) in [(false, true), (false, false), (true, false), (true, true)] {
         let (mut tunnels, _agent) =
             tunnel_to(Arc::new(Remembers { bmc, ..Default::default() }), test_mode).await;
         let mut client = AgentServiceClient::new(soon(tunnels.recv()).await.unwrap().channel);
-        let answer = soon(client.get_power_management(GetPowerManagementRequest::default())).await;
-        match answer {
-            Ok(answer) => {
-                assert!(!bmc);
-                assert_eq!(answer.get_ref().api.is_some(), test_mode);
-                assert_eq!(answer.get_ref().ipmi, None);
-            }
-            Err(status) => assert!(bmc && status.code() == Code::Unimplemented),
+        for user in ["known", "other"] {
+            let answer = soon(client.get_power_management(check_user(user))).await.unwrap().into_inner();
+            assert_eq!(answer.api.is_some(), test_mode);
+            let ipmi = get_power_management_response::Ipmi {
+                address: "10.0.0.9".into(),
+                port: 623,
+                user_exists: user == "known",
+            };
+            assert_eq!(answer.ipmi, (bmc && !test_mode).then_some(ipmi));
         }
-        let ipmi = set_power_management_request::Ipmi { username: "u".into(), password: "p".into() };
-        let set = SetPowerManagementRequest { ipmi: Some(ipmi), api: None };
-        let answer = soon(client.set_power_management(set)).await.map_err(|status| status.code());
-        assert_eq!(answer.map(|_| ()), if test_mode { Ok(()) } else { Err(Code::Unimplemented) });
     }
+}
+
+#[tokio::test]
+async fn a_bmc_that_does_not_answer_is_an_error_and_no_machine_without_bmc() {
+    let machine = Remembers { bmc: true, broken: true, ..Default::default() };
+    let (mut tunnels, _agent) = tunnel_to(Arc::new(machine), false).await;
+    let mut client = AgentServiceClient::new(soon(tunnels.recv()).await.unwrap().channel);
+    let status = soon(client.get_power_management(check_user("u"))).await.unwrap_err();
+    assert_eq!(status.code(), Code::Internal);
+    assert!(status.message().contains("did not answer"));
+}
+
+#[tokio::test]
+async fn the_user_is_made_and_a_refusal_says_whether_another_password_may_help() {
+    let machine = Arc::new(Remembers { bmc: true, ..Default::default() });
+    let (mut tunnels, _agent) = tunnel_to(machine.clone(), false).await;
+    let mut client = AgentServiceClient::new(soon(tunnels.recv()).await.unwrap().channel);
+    for (password, code) in
+        [("weak", Code::InvalidArgument), ("full", Code::ResourceExhausted), ("odd", Code::Internal)]
+    {
+        let status = soon(client.set_power_management(set_user(password))).await.unwrap_err();
+        assert_eq!(status.code(), code, "{password}");
+    }
+    soon(client.set_power_management(set_user("strong"))).await.unwrap();
+    soon(client.set_power_management(SetPowerManagementRequest::default())).await.unwrap();
+    assert_eq!(*machine.done.lock().unwrap(), ["user u strong"]);
 }
 
 #[tokio::test]

@@ -143,7 +143,7 @@ const MARKS: &[(&str, usize, &[u8])] = &[
     ("zfs", (8 << 20) - (128 << 10), &[0x0c, 0xb1, 0xba, 0, 0, 0, 0, 0]),
     ("ceph bluestore", 0, b"bluestore block device\n"),
     ("bcache", 4096 + 24, &[0xc6, 0x85, 0x73, 0xf6, 0x4e, 0x1a]),
-    ("drbd", (8 << 20) - 60, &[0x83, 0x74, 0x02, 0x6b]),
+    ("drbd", (8 << 20) - 4096 + 60, &[0x83, 0x74, 0x02, 0x6b]),
     ("stratis", 516, b"!Stra0tis"),
     ("vmfs", 1 << 20, &[0x0d, 0xd0, 0x01, 0xc0]),
     ("vmfs", 2 << 20, &[0x5e, 0xf1, 0xab, 0x2f]),
