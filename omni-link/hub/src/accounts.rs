@@ -68,6 +68,23 @@ pub struct KeySummary {
     pub expires: SystemTime,
 }
 
+/// The public half of a key, to be stored.
+pub(crate) struct NewKey {
+    pub(crate) fingerprint: String,
+    pub(crate) armored: String,
+    pub(crate) expires: Option<SystemTime>,
+}
+
+impl NewKey {
+    fn of(key: &ServiceAccountKey) -> Self {
+        Self {
+            fingerprint: key.fingerprint().to_owned(),
+            armored: key.public_armored(),
+            expires: key.expires_at(),
+        }
+    }
+}
+
 /// Makes a provider with an account, and a first key of it that ends after `lifetime`.
 ///
 /// # Errors
@@ -85,7 +102,7 @@ pub async fn create_provider(
     let key = ServiceAccountKey::generate_for(&account, now, lifetime)?;
     let provider =
         cosi::modify(state, &pointer::<InfraProviderSpec>(id), "", Missing::Create, |_| Ok(())).await?;
-    create_account(state, &account, Role::InfraProvider, &key).await?;
+    create_account(state, &account, Role::InfraProvider, &NewKey::of(&key)).await?;
     Ok((provider, key))
 }
 
@@ -100,11 +117,22 @@ pub async fn renew_provider(
     lifetime: Duration,
 ) -> Result<ServiceAccountKey, AccountError> {
     let account = AccountName::infra_provider(id)?;
-    let identity = find::<IdentitySpec>(state, &account.identity()).await?;
-    let identity = identity.ok_or_else(|| AccountError::Missing(account.to_string()))?;
     let key = ServiceAccountKey::generate_for(&account, now, lifetime)?;
-    store_key(state, &account, Role::InfraProvider, &identity.spec.user_id, &key).await?;
+    add_key(state, &account, &NewKey::of(&key)).await?;
     Ok(key)
+}
+
+/// Stores another key of an account, with the account's role.
+pub(crate) async fn add_key(
+    state: &dyn State,
+    account: &AccountName,
+    key: &NewKey,
+) -> Result<(), AccountError> {
+    let missing = || AccountError::Missing(account.to_string());
+    let identity = find::<IdentitySpec>(state, &account.identity()).await?.ok_or_else(missing)?;
+    let user = find::<UserSpec>(state, &identity.spec.user_id).await?.ok_or_else(missing)?;
+    let role = user.spec.role.parse().unwrap_or(Role::None);
+    store_key(state, account, role, &identity.spec.user_id, key).await
 }
 
 /// All providers, by id.
@@ -158,17 +186,18 @@ pub async fn create_admin_key(
         return Err(BadAccountName.into());
     }
     let key = ServiceAccountKey::generate_for(&account, now, lifetime)?;
-    match find::<IdentitySpec>(state, &account.identity()).await? {
-        Some(identity) => store_key(state, &account, Role::Admin, &identity.spec.user_id, &key).await?,
-        None => create_account(state, &account, Role::Admin, &key).await?,
+    let new = NewKey::of(&key);
+    match create_account(state, &account, Role::Admin, &new).await {
+        Err(AccountError::Exists(_)) => add_key(state, &account, &new).await?,
+        result => result?,
     }
     Ok(key)
 }
 
-/// Removes the account with its keys. One that is gone is no error.
-pub(crate) async fn delete_account(state: &dyn State, account: &AccountName) -> Result<(), StateError> {
+/// Removes the account with its keys. Says whether there was one.
+pub(crate) async fn delete_account(state: &dyn State, account: &AccountName) -> Result<bool, StateError> {
     let id = account.identity();
-    let Some(identity) = find::<IdentitySpec>(state, &id).await? else { return Ok(()) };
+    let Some(identity) = find::<IdentitySpec>(state, &id).await? else { return Ok(false) };
     let user = &identity.spec.user_id;
     let query = LabelQuery::new([LabelTerm::equal(LABEL_USER_ID, user)]);
     for key in state.list(&kind::<PublicKeySpec>(), &ListOptions::labels(query)).await? {
@@ -180,16 +209,19 @@ pub(crate) async fn delete_account(state: &dyn State, account: &AccountName) -> 
             Err(error) => return Err(error),
         }
     }
-    Ok(())
+    Ok(true)
 }
 
 /// The identity comes last: without it the account does not exist, and making it can be tried again.
-async fn create_account(
+pub(crate) async fn create_account(
     state: &dyn State,
     account: &AccountName,
     role: Role,
-    key: &ServiceAccountKey,
+    key: &NewKey,
 ) -> Result<(), AccountError> {
+    if find::<IdentitySpec>(state, &account.identity()).await?.is_some() {
+        return Err(AccountError::Exists(account.to_string()));
+    }
     let user = Uuid::new_v4().to_string();
     let spec = UserSpec { role: role.to_string() };
     let mut resource = resource(&user, &spec);
@@ -211,17 +243,17 @@ async fn store_key(
     account: &AccountName,
     role: Role,
     user: &str,
-    key: &ServiceAccountKey,
+    key: &NewKey,
 ) -> Result<(), AccountError> {
     let spec = PublicKeySpec {
-        public_key: key.public_armored().into_bytes(),
-        expiration: key.expires_at().map(Timestamp::from),
+        public_key: key.armored.clone().into_bytes(),
+        expiration: key.expires.map(Timestamp::from),
         confirmed: true,
         identity: Some(IdentityName { email: account.identity() }),
         role: role.to_string(),
         r#type: Type::Pgp as i32,
     };
-    let mut resource = resource(key.fingerprint(), &spec);
+    let mut resource = resource(&key.fingerprint, &spec);
     mark(&mut resource.metadata, account);
     resource.metadata.labels.insert(LABEL_USER_ID.to_owned(), user.to_owned());
     state.create(resource, "").await?;

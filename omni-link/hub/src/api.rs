@@ -1,6 +1,7 @@
-//! Omni's API: `cosi.resource.State` for callers that sign.
+//! Omni's API for callers that sign: `cosi.resource.State`, and of `management.ManagementService` the service
+//! accounts.
 //!
-//! Each call is made on the store as its caller sees it ([`AccessState`]). Everything else that Omni has
+//! Each call of the former is made on the store as its caller sees it ([`AccessState`]). Everything else that Omni has
 //! there is answered `Unimplemented`, which its clients take as an older server.
 
 use std::sync::Arc;
@@ -16,6 +17,9 @@ use wire::state_server::{State as Calls, StateServer};
 
 use crate::Hub;
 use crate::access_state::AccessState;
+use crate::limits::MAX_MESSAGE;
+use crate::management::Management;
+use crate::management::wire::management_service_server::ManagementServiceServer;
 
 /// The service: one for all callers.
 struct Api {
@@ -33,8 +37,11 @@ pub(crate) fn routes(hub: &Hub) -> Routes {
         .accept_compressed(CompressionEncoding::Gzip)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
-    let service = tower::ServiceBuilder::new().layer(verify).named_layer(server);
-    Routes::new(service)
+    let management = ManagementServiceServer::new(Management(hub.clone()))
+        .accept_compressed(CompressionEncoding::Gzip)
+        .max_decoding_message_size(MAX_MESSAGE);
+    let verified = tower::ServiceBuilder::new().layer(verify);
+    Routes::new(verified.clone().named_layer(server)).add_service(verified.named_layer(management))
 }
 
 impl Api {

@@ -31,6 +31,7 @@ mod index;
 mod keys;
 mod limits;
 mod machine_event;
+mod management;
 mod pending;
 mod provision;
 mod render;

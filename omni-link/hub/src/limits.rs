@@ -23,6 +23,8 @@ pub(crate) const PENDING_LIFETIME: Duration = Duration::from_secs(30);
 pub(crate) const MAX_MESSAGE: usize = 64 * 1024;
 /// An armored public key with one user id and a subkey has about 600; more user ids fit.
 pub(crate) const MAX_ARMORED_KEY: usize = 16 * 1024;
+/// How long a key may last that others made: as in Omni a year, and a day for clocks and time zones.
+pub(crate) const MAX_KEY_LIFETIME: Duration = Duration::from_secs(366 * 24 * 3600);
 /// Machines that one request set may ask for: a typing error must not fill the store.
 pub(crate) const MAX_REQUESTED_MACHINES: usize = 1_000;
 /// Machines that are looked after at once: their writes share commits.

@@ -1,5 +1,6 @@
 //! The hub as a whole: on a real store, called over real gRPC.
 
+mod accounts;
 mod api;
 mod crash;
 mod flow;

@@ -287,7 +287,7 @@ async fn what_the_hub_does_not_have_is_unimplemented_for_who_signs() {
     let disk = Disk::new();
     let site = Site::start(&disk).await;
     let (_, key) = site.hub.create_provider(PROVIDER, SystemTime::now(), YEAR).await.unwrap();
-    for (key, code) in [(Some(Arc::new(key)), Code::Unimplemented), (None, Code::Unimplemented)] {
+    for (key, code) in [(Some(Arc::new(key)), Code::Unimplemented), (None, Code::Unauthenticated)] {
         let channel =
             Endpoint::from_shared(format!("http://{}", site.omni)).unwrap().connect().await.unwrap();
         let mut client = tonic::client::Grpc::new(Signed::new(channel, key));
