@@ -251,10 +251,10 @@ impl View {
             }
             inner.put_machine(part, id, resource, how)
         });
-        self.count_up();
         for happening in news.into_iter().flatten() {
             (self.observer)(id, happening);
         }
+        self.count_up();
     }
 
     fn set_synced(&self, part: Part) {
@@ -288,7 +288,8 @@ impl View {
         self.count_up();
     }
 
-    fn count_up(&self) {
+    /// Something changed that others may wait for.
+    pub(crate) fn count_up(&self) {
         self.generation.send_modify(|generation| *generation += 1);
     }
 

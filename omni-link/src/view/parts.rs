@@ -1,5 +1,6 @@
 //! The kinds of resources in the view, and the differences between two sights of a machine.
 
+use bytes::Bytes;
 use cosi::{Kind, Metadata, Phase, Resource, Spec, Version};
 use prost::Message;
 use provider::private::{
@@ -263,10 +264,12 @@ fn replace<T: Message + Default + PartialEq>(
         return Ok(false);
     }
     let spec = T::decode(resource.spec.proto.clone())?;
+    // The bytes may be a part of a message of megabytes, which they would keep alive. The text is for people.
+    let raw = Spec { proto: Bytes::copy_from_slice(&resource.spec.proto), yaml: String::new() };
     *entry = Some(Entry {
         metadata: resource.metadata.clone(),
         spec,
-        raw: resource.spec.clone(),
+        raw,
         pending: how == How::Wanted,
         since: generation,
     });

@@ -123,3 +123,90 @@ fn the_view_is_fresh_only_with_every_part_in_sync() {
     view.set_broken(Part::Wipe, "cut".to_owned());
     assert!(!view.fresh());
 }
+
+impl View {
+    /// As if every watch stood.
+    pub(crate) fn all_synced(&self) {
+        for part in Part::ALL {
+            self.set_synced(part);
+        }
+    }
+}
+
+#[test]
+fn what_waits_to_be_sent_shows_until_omni_says_otherwise() {
+    let (view, _) = view();
+    let mut resource = machine("a", AcceptanceStatus::Accepted);
+    resource.metadata.version = cosi::Version::Number(5);
+    view.apply(Part::Infra, &resource);
+    let mut wanted = machine("a", AcceptanceStatus::Rejected);
+    wanted.metadata.version = cosi::Version::Number(5);
+    view.want(Part::Infra, &wanted);
+    let known = |view: &View| view.machine("a").unwrap().infra.as_ref().unwrap().spec.acceptance_status();
+    assert_eq!(known(&view), AcceptanceStatus::Rejected);
+    view.apply(Part::Infra, &resource);
+    assert_eq!(known(&view), AcceptanceStatus::Rejected, "a listing of what was is no news");
+    view.retain(Part::Infra, &BTreeSet::new());
+    assert_eq!(known(&view), AcceptanceStatus::Rejected, "it need not be there yet");
+    resource.metadata.version = cosi::Version::Number(6);
+    view.apply(Part::Infra, &resource);
+    assert_eq!(known(&view), AcceptanceStatus::Accepted);
+}
+
+#[tokio::test]
+async fn an_omni_that_was_restored_from_a_backup_is_believed() {
+    let (view, _) = view();
+    let mut late = machine("a", AcceptanceStatus::Accepted);
+    late.metadata.version = cosi::Version::Number(50);
+    view.apply(Part::Infra, &late);
+    let state: Arc<dyn State> = Arc::new(
+        EmbeddedState::in_memory(cosi::embedded::Options {
+            clock: Arc::new(prost_types::Timestamp::default),
+            ..cosi::embedded::Options::default()
+        })
+        .unwrap(),
+    );
+    state.create(machine("a", AcceptanceStatus::Pending), "x").await.unwrap();
+    let shutdown = CancellationToken::new();
+    let task = tokio::spawn(run(Arc::clone(&view), state, shutdown.clone()));
+    until(&view, View::fresh).await;
+    let known = view.machine("a").unwrap();
+    assert_eq!(known.infra.as_ref().unwrap().spec.acceptance_status(), AcceptanceStatus::Pending);
+    shutdown.cancel();
+    task.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_view_on_disk_is_there_before_omni_is_and_what_changed_meanwhile_is_news() {
+    let disk = Arc::new(Disk::in_memory().unwrap());
+    let state: Arc<dyn State> =
+        Arc::new(EmbeddedState::in_memory(cosi::embedded::Options::default()).unwrap());
+    let open = |news: &News| {
+        let news = Arc::clone(news);
+        let observer = Arc::new(move |_: &str, happening| news.lock().unwrap().push(happening));
+        let options = ViewOptions { disk: Arc::clone(&disk), origin: "omni".into(), grace: GRACE };
+        View::open("bare-metal", observer, options).unwrap()
+    };
+    let created = state.create(machine("a", AcceptanceStatus::Pending), "x").await.unwrap();
+    let first = open(&News::default());
+    let shutdown = CancellationToken::new();
+    let task = tokio::spawn(run(Arc::clone(&first), Arc::clone(&state), shutdown.clone()));
+    until(&first, View::fresh).await;
+    shutdown.cancel();
+    task.await.unwrap();
+
+    let mut accepted = machine("a", AcceptanceStatus::Accepted);
+    accepted.metadata = created.metadata;
+    state.update(accepted, &cosi::UpdateOptions::owner("x")).await.unwrap();
+    state.create(machine("b", AcceptanceStatus::Pending), "x").await.unwrap();
+
+    let news = News::default();
+    let second = open(&news);
+    assert!(!second.fresh() && second.machine("a").is_some() && second.machine("b").is_none());
+    let shutdown = CancellationToken::new();
+    let task = tokio::spawn(run(Arc::clone(&second), state, shutdown.clone()));
+    until(&second, View::fresh).await;
+    assert_eq!(*news.lock().unwrap(), [Happening::Accepted, Happening::Pending]);
+    shutdown.cancel();
+    task.await.unwrap();
+}

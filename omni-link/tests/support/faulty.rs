@@ -28,6 +28,8 @@ pub(crate) enum Mode {
 pub(crate) struct Faulty {
     inner: Arc<dyn State>,
     mode: watch::Sender<Mode>,
+    /// How often everything broke: a watch that is slow to look misses none.
+    cuts: watch::Sender<u32>,
     /// Watches that began from a bookmark, and those that read everything.
     pub(crate) resumed: Arc<AtomicU32>,
     pub(crate) bootstrapped: Arc<AtomicU32>,
@@ -40,6 +42,7 @@ impl Faulty {
         Self {
             inner,
             mode: watch::Sender::new(Mode::Up),
+            cuts: watch::Sender::new(0),
             resumed: Arc::default(),
             bootstrapped: Arc::default(),
             forgetful: Arc::default(),
@@ -48,6 +51,9 @@ impl Faulty {
 
     pub(crate) fn set(&self, mode: Mode) {
         self.mode.send_replace(mode);
+        if mode == Mode::Down {
+            self.cuts.send_modify(|cuts| *cuts += 1);
+        }
     }
 
     async fn pass<T: Send>(
@@ -99,14 +105,14 @@ impl State for Faulty {
                 return Err(StateError::InvalidBookmark("compacted".to_owned()));
             }
         }
+        let mut cuts = self.cuts.subscribe();
         let events = self.pass(self.inner.watch(target, options)).await?;
         if options.start_from_bookmark.is_some() {
             self.resumed.fetch_add(1, Ordering::SeqCst);
         } else if options.bootstrap_contents {
             self.bootstrapped.fetch_add(1, Ordering::SeqCst);
         }
-        let mut mode = self.mode.subscribe();
-        let cut = async move { mode.wait_for(|mode| *mode == Mode::Down).await.map(drop).ok() };
+        let cut = async move { cuts.changed().await.ok() };
         let broken = cut.map(|_| Err(away())).into_stream();
         // Whichever comes first; nothing after the break.
         let (events, broken) = (events.map(Some), broken.map(Some));

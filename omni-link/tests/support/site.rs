@@ -96,6 +96,8 @@ pub(crate) struct Bmc {
     pub(crate) on: Arc<AtomicBool>,
     pub(crate) fail: Arc<AtomicU32>,
     pub(crate) log: Arc<Mutex<Vec<&'static str>>>,
+    /// How often it was asked for its state.
+    pub(crate) polls: watch::Sender<u32>,
 }
 
 impl Bmc {
@@ -121,6 +123,7 @@ impl Bmc {
             .route(
                 "/status",
                 get(|Shared(bmc): Shared<Self>| async move {
+                    bmc.polls.send_modify(|polls| *polls += 1);
                     axum::Json(serde_json::json!({ "PoweredOn": bmc.on.load(Ordering::SeqCst) }))
                 }),
             )

@@ -177,14 +177,15 @@ impl Task {
         resource
     }
 
-    /// Lets the next step see it, and sends it when Omni is there. A record of an act is on the disk before
-    /// it is sent: whatever happens, the act is not repeated.
+    /// Keeps it, lets the next step see it, and sends it when Omni is there. A record of an act is on the
+    /// disk before that: whatever happens, the act is not repeated.
     async fn store(&self, part: Part, machine: &Machine, resource: Resource) -> Result<(), StepError> {
         let view = &self.controller.view;
         let created = machine.infra.as_ref().map(|infra| infra.metadata.created);
         let fresh = view.fresh();
+        let put =
+            view.outbox().put(&self.id, part, resource.clone(), created, part.is_record() || !fresh).await;
         view.want(part, &resource);
-        let put = view.outbox().put(&self.id, part, resource, created, part.is_record() || !fresh).await;
         self.disk_worked(put);
         if fresh { self.flush(machine).await } else { Ok(()) }
     }
@@ -204,6 +205,7 @@ impl Task {
                 return Err(error.into());
             }
             self.disk_worked(outbox.done(&self.id, &pending).await);
+            self.controller.view.count_up();
         }
         Ok(())
     }
