@@ -100,11 +100,17 @@ func (m machine) request(t *testing.T, joinToken string) *pb.ProvisionRequest {
 	return request
 }
 
-// joinToken is a token of version 2 as the provider's SDK makes it.
-func joinToken(t *testing.T, secret string, extra map[string]string) string {
+// joinTokenOf is a token of version 2, made from the provider's secret as its SDK makes it.
+func joinTokenOf(t *testing.T, st state.State, provider string) string {
 	t.Helper()
 
-	token, err := jointoken.NewWithExtraData(secret, jointoken.Version2, extra)
+	config, err := safe.StateGetByID[*siderolink.ProviderJoinConfig](bounded(t), st, provider)
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	token, err := jointoken.NewWithExtraData(config.TypedSpec().Value.JoinToken, jointoken.Version2,
+		map[string]string{omnires.LabelInfraProviderID: provider})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -252,7 +258,7 @@ func removeMachine(t *testing.T, id string) {
 			return nil
 		}
 
-		return fmt.Errorf("it is there: %w", err)
+		return fmt.Errorf("it is there: %v", err)
 	})
 }
 
@@ -261,18 +267,13 @@ func TestOmniMachine(t *testing.T) {
 	st, operator, ctx, id := omniState(t), operatorState(t), bounded(t), providerID(t)
 	register(t, st)
 
-	config, err := safe.StateGetByID[*siderolink.ProviderJoinConfig](ctx, st, id)
-	if err != nil {
-		t.Fatal(err)
-	}
-
 	seen := make(chan []state.Event)
-	if err = st.WatchKindAggregated(ctx, infra.NewMachine("").Metadata(), seen, state.WithBootstrapBookmark(true)); err != nil {
+	if err := st.WatchKindAggregated(ctx, infra.NewMachine("").Metadata(), seen, state.WithBootstrapBookmark(true)); err != nil {
 		t.Fatal(err)
 	}
 
 	m := newMachine(t)
-	token := joinToken(t, config.TypedSpec().Value.JoinToken, map[string]string{omnires.LabelInfraProviderID: id})
+	token := joinTokenOf(t, st, id)
 
 	t.Run("joins", func(t *testing.T) { joins(t, m, token) })
 
@@ -288,10 +289,11 @@ func TestOmniMachine(t *testing.T) {
 	t.Run("is held", func(t *testing.T) { held(t, st, m.id) })
 	t.Run("is not the provider's to change", func(t *testing.T) { kept(t, st, m.id) })
 	t.Run("is accepted", func(t *testing.T) { accepted(t, st, operator, m.id) })
+	t.Run("has a BMC", func(t *testing.T) { managed(t, st, operator, m.id) })
 	t.Run("has a status", func(t *testing.T) { reported(t, st, m.id) })
 	t.Run("is allocated and released", func(t *testing.T) { allocated(t, st, operator, m.id) })
 
-	if err = st.Destroy(ctx, infra.NewMachineStatus(m.id).Metadata()); err != nil {
+	if err := st.Destroy(ctx, infra.NewMachineStatus(m.id).Metadata()); err != nil {
 		t.Error(err)
 	}
 
@@ -458,6 +460,47 @@ func accepted(t *testing.T, st, operator state.State, id string) {
 		return nil
 	})
 	expect(t, "acceptance is final", err, codes.InvalidArgument)
+}
+
+// managed is a BMC's address that a user gives; the provider gets a copy.
+func managed(t *testing.T, st, operator state.State, id string) {
+	t.Helper()
+
+	ctx := bounded(t)
+	config := omnires.NewInfraMachineBMCConfig(id)
+	config.TypedSpec().Value.Ipmi = &specs.InfraMachineBMCConfigSpec_IPMI{Address: "192.0.2.7", Port: 623, Username: "u", Password: "p"}
+
+	if err := operator.Create(ctx, config); err != nil {
+		t.Fatal(err)
+	}
+
+	eventually(t, "the provider sees it", func() error {
+		got, err := safe.StateGetByID[*infra.BMCConfig](ctx, st, id)
+		if err != nil {
+			return err
+		}
+
+		if ipmi := got.TypedSpec().Value.GetConfig().GetIpmi(); ipmi.GetAddress() != "192.0.2.7" || ipmi.GetPassword() != "p" || ipmi.GetPort() != 623 {
+			t.Errorf("it is %v", got.TypedSpec().Value)
+		}
+
+		rendered(t, got)
+
+		return nil
+	})
+	expect(t, "the provider changes it", st.Destroy(ctx, infra.NewBMCConfig(id).Metadata()), codes.PermissionDenied)
+
+	if err := operator.TeardownAndDestroy(ctx, config.Metadata()); err != nil {
+		t.Fatal(err)
+	}
+
+	eventually(t, "the provider's copy goes", func() error {
+		if _, err := st.Get(ctx, infra.NewBMCConfig(id).Metadata()); !state.IsNotFoundError(err) {
+			return fmt.Errorf("it is there: %v", err)
+		}
+
+		return nil
+	})
 }
 
 func reported(t *testing.T, st state.State, id string) {

@@ -35,7 +35,6 @@ func TestOmniYAML(t *testing.T) {
 		infra.NewMachineRequest("yaml"),
 		infra.NewMachineRequestStatus("yaml"),
 		infra.NewMachineRegistration("yaml"),
-		infra.NewBMCConfig("yaml"),
 		omnires.NewInfraMachineConfig("yaml"),
 		omnires.NewInfraMachineBMCConfig("yaml"),
 	} {

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -42,13 +43,10 @@ disable_dhcp_proxy = true
 tftp_port = %d
 [hub]
 machine_api_port = %d
+api_listen = "127.0.0.1:%d"
 [boot]
 assets_path = %q
-`, dir, freePort(t), freePort(t), freePort(t), dir)
-
-	if os.Getenv("OMNI_ENDPOINT") != "" {
-		config = strings.Replace(config, "[hub]\n", fmt.Sprintf("[hub]\napi_listen = \"127.0.0.1:%d\"\n", freePort(t)), 1)
-	}
+`, dir, freePort(t), freePort(t), freePort(t), freePort(t), dir)
 
 	if err := os.WriteFile(filepath.Join(dir, "appliance.toml"), []byte(config), 0o600); err != nil {
 		t.Fatal(err)
@@ -90,6 +88,10 @@ func (a *appliance) start() {
 
 	a.run = exec.Command(binary, "run", "-c", filepath.Join(a.dir, "appliance.toml"))
 	a.run.Stdout, a.run.Stderr = log, log
+	// With them it would link to the other appliance.
+	a.run.Env = slices.DeleteFunc(os.Environ(), func(variable string) bool {
+		return strings.HasPrefix(variable, "OMNI_") || strings.HasPrefix(variable, "SIDERO_")
+	})
 
 	if err = a.run.Start(); err != nil {
 		a.t.Fatal(err)
@@ -130,7 +132,10 @@ func (a *appliance) state() state.State {
 
 	conn, err := grpc.NewClient("unix://"+a.socket,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1, MaxDelay: 100 * time.Millisecond}}),
+		grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1, MaxDelay: 100 * time.Millisecond},
+			MinConnectTimeout: callTime,
+		}),
 	)
 	if err != nil {
 		a.t.Fatal(err)

@@ -74,13 +74,10 @@ disable_dhcp_proxy = true
 tftp_port = $(free_port)
 [hub]
 machine_api_port = $machine_port
+api_listen = "127.0.0.1:$api_port"
 [boot]
 assets_path = "$work/assets"
 CONFIG
-if [[ $part == omni || $part == all ]]; then
-	sed -i "s/^machine_api_port = .*/&\napi_listen = \"127.0.0.1:$api_port\"/" "$work/appliance.toml"
-fi
-
 "$BOOTLACE" run -c "$work/appliance.toml" >"$work/log" 2>&1 &
 pid=$!
 export BOOTLACE_SOCKET=$work/state/bootlace.sock
@@ -105,7 +102,7 @@ if [[ $part == omni || $part == all ]]; then
 	OMNI_SERVICE_ACCOUNT_KEY=$(printed conformance OMNI_SERVICE_ACCOUNT_KEY)
 	DYNAMIC_SERVICE_ACCOUNT_KEY=$(printed dynamic OMNI_SERVICE_ACCOUNT_KEY)
 	export OMNI_ENDPOINT OMNI_SERVICE_ACCOUNT_KEY DYNAMIC_SERVICE_ACCOUNT_KEY
-	export PROVIDER_ID=conformance OTHER_PROVIDER_ID=dynamic MACHINE_API=127.0.0.1:$machine_port
+	export PROVIDER_ID=conformance OTHER_PROVIDER_ID=dynamic MACHINE_API=127.0.0.1:$machine_port BOOTLACE_CONFIG=$work/appliance.toml
 fi
 
 # The report judges; the tests' own exit code is 1 with each deviation.
