@@ -28,6 +28,7 @@ pub fn build(
     kernel: &Path,
     tree: &Tree,
     drivers: &[String],
+    firmware: Option<&Path>,
     agent: &Path,
     directory: &Path,
 ) -> Result<AgentImage> {
@@ -39,8 +40,9 @@ pub fn build(
     let init = std::fs::read(agent).with_context(|| {
         format!("cannot read the agent {}: cargo build --release -p bootlace-agent", agent.display())
     })?;
-    let contents = build_initramfs(Contents { arch, init: &init, tree, drivers, files: Vec::new() })
-        .with_context(|| format!("no image of {}", agent.display()))?;
+    let contents =
+        build_initramfs(Contents { arch, init: &init, tree, drivers, firmware, files: Vec::new() })
+            .with_context(|| format!("no image of {}", agent.display()))?;
 
     let image = AgentImage {
         kernel: directory.join(format!("kernel-{}", arch.name())),

@@ -30,6 +30,7 @@ pub const SETS: &[DriverSet] = &[
             "vmxnet3",
             "hv_netvsc",
             "ena",
+            "gve",
             // Network cards. PHY drivers first: a card without its PHY's driver gets a generic one for good.
             "realtek",
             "broadcom",
@@ -53,6 +54,28 @@ pub const SETS: &[DriverSet] = &[
             "qede",
             "cxgb4",
             "sfc",
+            "sfc_siena",
+            "ionic",
+            "nfp",
+            "fm10k",
+            "jme",
+            "sky2",
+            "alx",
+            "atl1c",
+            // Network of arm64 servers and boards.
+            "hns3",
+            "hclge",
+            "hns_enet_drv",
+            "nicvf",
+            "xgene_enet",
+            "amd_xgbe",
+            "mvneta",
+            "mvpp2",
+            "dwmac_rk",
+            "fsl_dpaa2_eth",
+            "fsl_enetc",
+            "genet",
+            "macb",
             // Disks.
             "sd_mod",
             "nvme",
@@ -68,6 +91,15 @@ pub const SETS: &[DriverSet] = &[
             "hv_storvsc",
             "sdhci_pci",
             "mmc_block",
+            // Disks of arm64 servers and boards, and of virtual machines without PCI.
+            "virtio_mmio",
+            "ahci_platform",
+            "ahci_xgene",
+            "hisi_sas_v3_hw",
+            "sdhci_iproc",
+            "sdhci_of_dwcmshc",
+            "sdhci_acpi",
+            "phy_rockchip_naneng_combphy",
             // USB: disks to be seen, network adapters to boot from, a keyboard on the console.
             "xhci_pci",
             "ehci_pci",
@@ -77,14 +109,38 @@ pub const SETS: &[DriverSet] = &[
             "uas",
             "r8152",
             "ax88179_178a",
+            "asix",
+            "cdc_ether",
+            "cdc_ncm",
             "usbhid",
             "hid_generic",
             // The management controller, from inside.
+            "i2c_i801",
             "ipmi_si",
             "ipmi_ssif",
             "ipmi_devintf",
         ],
     },
+];
+
+/// What a driver wants beside it although nothing in the kernel says so: before it, and after it.
+#[derive(Debug)]
+pub struct Companions {
+    /// The driver.
+    pub driver: &'static str,
+    /// Loaded before it.
+    pub before: &'static [&'static str],
+    /// Loaded after it.
+    pub after: &'static [&'static str],
+}
+
+/// All of them.
+pub const COMPANIONS: &[Companions] = &[
+    // A card without its PHY's driver gets a generic one for good.
+    Companions { driver: "tg3", before: &["broadcom"], after: &[] },
+    // The BMC's driver without its device file is of no use.
+    Companions { driver: "ipmi_si", before: &[], after: &["ipmi_devintf"] },
+    Companions { driver: "ipmi_ssif", before: &[], after: &["ipmi_devintf"] },
 ];
 
 /// The modules of a list such as `virtio` or `virtio,e1000e`: set names and module names, in order.

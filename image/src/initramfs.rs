@@ -1,15 +1,23 @@
 //! An initial RAM file system: one static binary as `/init`, the kernel modules it loads, and nothing else.
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
 use crate::binary::{self, Arch};
 use crate::cpio::Archive;
-use crate::modules::Tree;
+use crate::firmware::{self, Firmware};
+use crate::modules::{Tree, module_name};
 
 /// Where `/init` finds which modules to load: one absolute path a line, in the order of loading.
 pub const MODULES_ORDER: &str = "/etc/modules.order";
+/// Where it finds which device wants which module: lines of depmod's `modules.alias`, only those of the modules
+/// in the image.
+pub const MODULES_ALIAS: &str = "/etc/modules.alias";
+/// Where it finds what to load for a module: its name (with `!` behind it when it is to be loaded whatever
+/// devices there are), then absolute paths in the order of loading, the last of its own.
+pub const MODULES_LOAD: &str = "/etc/modules.load";
 
 /// How hard zstd tries. Every machine of a site fetches the file at every discovery, so size counts: at 19 it is
 /// a quarter smaller than at the default 3, and unpacking costs the same.
@@ -26,6 +34,8 @@ pub struct Contents<'a> {
     pub tree: &'a Tree,
     /// Driver sets and modules, in order.
     pub drivers: &'a [String],
+    /// Where the firmware is that drivers ask for.
+    pub firmware: Option<&'a Path>,
     /// More files.
     pub files: Vec<ExtraFile>,
 }
@@ -52,11 +62,32 @@ pub struct Initramfs {
     pub modules: Vec<PathBuf>,
     /// Drivers of a set that the kernel does not have.
     pub missing: Vec<String>,
+    /// Firmware in it.
+    pub firmware: Firmware,
+}
+
+/// An image before its compression.
+#[derive(Debug)]
+pub struct Packed {
+    /// The archive.
+    pub plain: Vec<u8>,
+    /// As in [`Initramfs`].
+    pub modules: Vec<PathBuf>,
+    /// As in [`Initramfs`].
+    pub missing: Vec<String>,
+    /// As in [`Initramfs`].
+    pub firmware: Firmware,
 }
 
 /// Packs an image.
 pub fn build_initramfs(contents: Contents<'_>) -> Result<Initramfs> {
-    let Contents { arch, init, tree, drivers, files } = contents;
+    let Packed { plain, modules, missing, firmware } = pack(contents)?;
+    Ok(Initramfs { bytes: compress(&plain)?, unpacked: plain.len(), modules, missing, firmware })
+}
+
+/// Packs an image without compressing it, which kernels take as well.
+pub fn pack(contents: Contents<'_>) -> Result<Packed> {
+    let Contents { arch, init, tree, drivers, firmware, files } = contents;
     binary::check_init(init, arch).context("the init binary cannot be packed")?;
 
     let mut archive = Archive::new();
@@ -68,22 +99,35 @@ pub fn build_initramfs(contents: Contents<'_>) -> Result<Initramfs> {
     }
 
     let plan = tree.plan(drivers)?;
+    let inside = |path: &str| format!("/lib/modules/{}/{path}", tree.version());
     let mut modules = Vec::new();
     let mut order = String::new();
+    let mut asked = BTreeMap::new();
     for path in &plan.order {
-        let inside = format!("/lib/modules/{}/{path}", tree.version());
-        archive.file(&inside, 0o644, tree.read(path)?)?;
+        let inside = inside(path);
+        let bytes = tree.read(path)?;
+        for name in firmware::wanted(&bytes) {
+            asked.entry(name).or_insert_with(|| module_name(path));
+        }
+        archive.file(&inside, 0o644, bytes)?;
         order.push_str(&inside);
         order.push('\n');
         modules.push(PathBuf::from(inside));
     }
     archive.file(MODULES_ORDER, 0o644, order.into_bytes())?;
+    archive.file(MODULES_ALIAS, 0o644, tree.device_aliases(&plan).into_bytes())?;
+    let mut load = String::new();
+    for (name, paths) in tree.loads(&plan)? {
+        let always = if plan.always.contains(&name) { "!" } else { "" };
+        let paths: Vec<String> = paths.iter().map(|path| inside(path)).collect();
+        load.push_str(&format!("{name}{always} {}\n", paths.join(" ")));
+    }
+    archive.file(MODULES_LOAD, 0o644, load.into_bytes())?;
+    let firmware = firmware::add(&mut archive, firmware, asked)?;
     for ExtraFile { path, mode, data } in files {
         archive.file(&path, mode, data)?;
     }
-
-    let plain = archive.emit();
-    Ok(Initramfs { bytes: compress(&plain)?, unpacked: plain.len(), modules, missing: plan.missing })
+    Ok(Packed { plain: archive.emit(), modules, missing: plan.missing, firmware })
 }
 
 /// zstd, as Talos does since 1.8. Counted in instructions from the kernel's start to init, an 8 MB image costs

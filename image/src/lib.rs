@@ -12,6 +12,7 @@ pub mod agent;
 pub mod binary;
 pub mod cpio;
 pub mod drivers;
+pub mod firmware;
 pub mod initramfs;
 pub mod modules;
 pub mod output;

@@ -44,6 +44,9 @@ struct Common {
     /// The architecture of the machines
     #[arg(long, value_enum, default_value = "amd64")]
     arch: Arch,
+    /// Where firmware is that drivers ask for; what is not there is left out and named
+    #[arg(long, value_name = "DIR", default_value = "/lib/firmware")]
+    firmware: PathBuf,
 }
 
 #[derive(Debug, Args)]
@@ -92,21 +95,28 @@ fn main() -> ExitCode {
 }
 
 fn run_agent(args: &AgentArgs) -> Result<()> {
-    let Common { modules, drivers, arch } = &args.common;
+    let Common { modules, drivers, arch, firmware } = &args.common;
     let tree = Tree::open(modules)?;
-    let image = agent::build(*arch, &args.kernel, &tree, drivers, &args.agent, &args.output)?;
+    let image = agent::build(*arch, &args.kernel, &tree, drivers, Some(firmware), &args.agent, &args.output)?;
     println!("{}: kernel {}, {}", image.kernel.display(), tree.version(), output::size(image.kernel_bytes));
     report(&image.initramfs, &image.contents);
     Ok(())
 }
 
 fn run_initramfs(args: &InitramfsArgs) -> Result<()> {
-    let Common { modules, drivers, arch } = &args.common;
+    let Common { modules, drivers, arch, firmware } = &args.common;
     let tree = Tree::open(modules)?;
     let init = read(&args.init)?;
     let files = args.files.iter().map(extra_file).collect::<Result<_>>()?;
-    let image = build_initramfs(Contents { arch: *arch, init: &init, tree: &tree, drivers, files })
-        .with_context(|| format!("no image of {}", args.init.display()))?;
+    let image = build_initramfs(Contents {
+        arch: *arch,
+        init: &init,
+        tree: &tree,
+        drivers,
+        firmware: Some(firmware),
+        files,
+    })
+    .with_context(|| format!("no image of {}", args.init.display()))?;
     output::write(&args.output, &image.bytes)?;
     report(&args.output, &image);
     Ok(())
@@ -122,6 +132,16 @@ fn report(path: &Path, image: &Initramfs) {
     );
     if !image.missing.is_empty() {
         println!("not in this kernel, left out: {}", image.missing.join(" "));
+    }
+    let firmware = &image.firmware;
+    if !firmware.files.is_empty() {
+        let total = firmware.files.iter().map(|(_, size)| size).sum();
+        println!("firmware: {} files, {}", firmware.files.len(), output::size(total));
+    }
+    if !firmware.missing.is_empty() {
+        let missing: Vec<String> =
+            firmware.missing.iter().map(|(driver, count)| format!("{driver} ({count})")).collect();
+        println!("firmware files that are not here, left out: {}", missing.join(", "));
     }
 }
 

@@ -23,6 +23,8 @@ pub struct Tree {
     soft: BTreeMap<String, SoftDependencies>,
     /// Other names of modules; soft dependencies use them, as in `libcrc32c pre: crc32c`.
     aliases: BTreeMap<String, Vec<String>>,
+    /// Patterns of the devices that modules drive, as (pattern, module).
+    devices: Vec<(String, String)>,
 }
 
 #[derive(Debug, Default)]
@@ -38,6 +40,8 @@ pub struct Plan {
     pub order: Vec<String>,
     /// Drivers of a set that this kernel does not have.
     pub missing: Vec<String>,
+    /// The modules that were asked for by their own names, and those whose hardware nothing can be told of.
+    pub always: Vec<String>,
 }
 
 impl Tree {
@@ -71,8 +75,10 @@ impl Tree {
         // These files may be absent: then nothing is built in, depends softly on another, or has a second name.
         let built_in = text("modules.builtin").unwrap_or_default().lines().map(module_name).collect();
         let soft = parse_soft(&text("modules.softdep").unwrap_or_default());
-        let aliases = parse_aliases(&text("modules.alias").unwrap_or_default());
-        Ok(Self { directory: directory.to_owned(), version, paths, dependencies, built_in, soft, aliases })
+        let alias = text("modules.alias").unwrap_or_default();
+        let (aliases, devices) = (parse_aliases(&alias), parse_devices(&alias));
+        let directory = directory.to_owned();
+        Ok(Self { directory, version, paths, dependencies, built_in, soft, aliases, devices })
     }
 
     /// The kernel version that the modules are for: the directory's name.
@@ -93,6 +99,9 @@ impl Tree {
                 }
                 if self.paths.contains_key(&name) {
                     self.visit(&name, &mut seen, &mut plan.order)?;
+                    if !drivers::is_set(word) {
+                        plan.always.push(name);
+                    }
                 } else if drivers::is_set(word) {
                     plan.missing.push(name);
                 } else {
@@ -106,6 +115,39 @@ impl Tree {
             }
         }
         Ok(plan)
+    }
+
+    /// The lines of `modules.alias` for the modules of a plan: which device wants which of them. Sorted.
+    pub fn device_aliases(&self, plan: &Plan) -> String {
+        let planned: BTreeSet<String> = plan.order.iter().map(|path| module_name(path)).collect();
+        let lines: BTreeSet<String> = self
+            .devices
+            .iter()
+            .filter(|(_, module)| planned.contains(module))
+            .map(|(pattern, module)| format!("alias {pattern} {module}\n"))
+            .collect();
+        lines.into_iter().collect()
+    }
+
+    /// For each module of a plan all paths to load for it, in order and with itself; companions are in it.
+    pub fn loads(&self, plan: &Plan) -> Result<Vec<(String, Vec<String>)>> {
+        let mut loads = Vec::new();
+        for path in &plan.order {
+            let name = module_name(path);
+            let (mut seen, mut order) = (BTreeSet::new(), Vec::new());
+            let companions = drivers::COMPANIONS.iter().find(|companions| companions.driver == name);
+            let (before, after) = companions.map_or((&[][..], &[][..]), |with| (with.before, with.after));
+            for module in before.iter().chain([&name.as_str()]).chain(after) {
+                if self.paths.contains_key(*module) {
+                    self.visit(module, &mut seen, &mut order)?;
+                }
+            }
+            // A soft dependency of another driver's companion may not be in the image.
+            order.retain(|path| plan.order.contains(path));
+            loads.push((name, order));
+        }
+        loads.sort();
+        Ok(loads)
     }
 
     /// The bytes of a module, as they are: stripping one would remove its signature, and a locked-down kernel
@@ -162,7 +204,7 @@ impl Tree {
 }
 
 /// A module's name from a path or another spelling: `kernel/drivers/nvme/host/nvme-core.ko` is `nvme_core`.
-fn module_name(path: &str) -> String {
+pub(crate) fn module_name(path: &str) -> String {
     let file = path.rsplit('/').next().unwrap_or(path);
     let stem = file.split_once(".ko").map_or(file, |(stem, _)| stem);
     stem.replace('-', "_")
@@ -203,6 +245,17 @@ fn parse_aliases(text: &str) -> BTreeMap<String, Vec<String>> {
         }
     }
     all
+}
+
+/// Lines such as `alias pci:v00008086d0000100E* e1000`.
+fn parse_devices(text: &str) -> Vec<(String, String)> {
+    let pair = |line: &str| match line.split_whitespace().collect::<Vec<_>>()[..] {
+        ["alias", pattern, module] if pattern.contains(':') => {
+            Some((pattern.to_owned(), module_name(module)))
+        }
+        _ => None,
+    };
+    text.lines().filter_map(pair).collect()
 }
 
 #[cfg(test)]

@@ -18,6 +18,9 @@ fn tree(parent: &Path) -> Tree {
         kernel/virtio_pci.ko: kernel/virtio.ko kernel/virtio_ring.ko\n\
         kernel/virtio.ko: kernel/virtio_ring.ko\nkernel/virtio_ring.ko:\n";
     fs::write(directory.join("modules.dep"), dep).unwrap();
+    let alias =
+        "alias virtio:d00000001v* virtio_net\nalias pci:v00001AF4d* virtio_pci\nalias pci:v1* not_here\n";
+    fs::write(directory.join("modules.alias"), alias).unwrap();
     Tree::open(&directory).unwrap()
 }
 
@@ -29,6 +32,7 @@ fn build(parent: &TempDir) -> Initramfs {
         init: &elf(62, &[1]),
         tree: &tree,
         drivers: &["virtio".to_owned()],
+        firmware: None,
         files: vec![extra],
     })
     .unwrap()
@@ -53,6 +57,12 @@ fn the_image_has_init_modules_their_order_and_the_extra_files() {
     for part in [order, "virtio_net~Module signature appended~\n", "etc/extra\0", "more", "dev/console\0"] {
         assert!(text.contains(part), "{part:?} is not in the image");
     }
+    let alone =
+        "virtio /lib/modules/6.1.0-test/kernel/virtio_ring.ko /lib/modules/6.1.0-test/kernel/virtio.ko\n";
+    for part in ["alias virtio:d00000001v* virtio_net\n", alone] {
+        assert!(text.contains(part), "{part:?} is not in the image");
+    }
+    assert!(!text.contains("not_here"), "aliases of other modules are in the image");
     assert_eq!(image.missing, ["virtio_blk", "virtio_scsi", "sd_mod"]);
     assert_eq!(image.modules.len(), 4);
 }
@@ -61,8 +71,14 @@ fn the_image_has_init_modules_their_order_and_the_extra_files() {
 fn a_foreign_init_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let tree = tree(dir.path());
-    let contents =
-        Contents { arch: Arch::Amd64, init: &elf(183, &[1]), tree: &tree, drivers: &[], files: Vec::new() };
+    let contents = Contents {
+        arch: Arch::Amd64,
+        init: &elf(183, &[1]),
+        tree: &tree,
+        drivers: &[],
+        firmware: None,
+        files: Vec::new(),
+    };
     let error = format!("{:#}", build_initramfs(contents).unwrap_err());
     assert!(error.contains("init binary") && error.contains("arm64"), "{error}");
 }
