@@ -29,6 +29,10 @@ use parts::How;
 
 /// More machines than one appliance can serve are not taken in.
 pub const MACHINES_MAX: usize = 8192;
+/// Omni's own store takes no larger resource; ours are some hundred bytes.
+pub const RESOURCE_MAX: usize = 3 << 19;
+/// Omni's ids are UUIDs, and names that people type.
+const ID_MAX: usize = 256;
 /// A restart or a break of the link this short changes nothing.
 pub const GRACE: Duration = Duration::from_secs(30);
 
@@ -238,6 +242,10 @@ impl View {
     }
 
     fn put(&self, part: Part, id: &str, resource: Option<&Resource>, how: How) {
+        if id.len() > ID_MAX || resource.is_some_and(|resource| weight(resource) > RESOURCE_MAX) {
+            tracing::warn!(?part, "passing over a resource that is too large");
+            return;
+        }
         let news = self.write(|inner| {
             inner.generation += 1;
             if part == Part::JoinConfig {
@@ -326,6 +334,15 @@ impl View {
                     && parts::is_older_or_same(&resource.metadata, known)
             })
     }
+}
+
+/// About what it takes in memory.
+fn weight(resource: &Resource) -> usize {
+    let metadata = &resource.metadata;
+    let maps = metadata.labels.iter().chain(&metadata.annotations);
+    let maps: usize = maps.map(|(key, value)| key.len() + value.len()).sum();
+    let finalizers: usize = metadata.finalizers.iter().map(String::len).sum();
+    resource.spec.proto.len() + maps + finalizers + metadata.owner.len()
 }
 
 impl Inner {

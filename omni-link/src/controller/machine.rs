@@ -14,7 +14,7 @@ mod records;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use cosi::{Phase, StateError};
+use cosi::{Phase, Pointer, StateError};
 use power::PowerError;
 use provider::private::{MachineStatusSpec, PowerState as SpecPowerState};
 use provider::{InfraMachine, MachineView};
@@ -58,6 +58,8 @@ enum Next {
 enum StepError {
     #[error("cannot write to Omni: {0}")]
     State(#[from] StateError),
+    #[error("Omni's {0} cannot be read: nothing is done that cannot be undone")]
+    Unreadable(Pointer),
     #[error("cannot wipe the disks: {0}")]
     Wipe(#[source] AgentError),
     #[error("cannot set up power management: {0}")]
@@ -144,9 +146,10 @@ impl Task {
                 StepError::Configure(_) | StepError::Switch(_) => {
                     self.tell(Happening::PowerFailed { reason: reason.clone() });
                 }
-                StepError::State(_) | StepError::Inventory(_) => {}
+                StepError::State(_) | StepError::Inventory(_) | StepError::Unreadable(_) => {}
             }
             self.reported = Some(reason);
+            self.controller.view.count_up();
         }
         pause
     }
@@ -240,7 +243,7 @@ impl Task {
         }
     }
 
-    fn pointer(&self, part: Part) -> cosi::Pointer {
+    fn pointer(&self, part: Part) -> Pointer {
         part.kind(&self.controller.provider_id).pointer(&self.id)
     }
 

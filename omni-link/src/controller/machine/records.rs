@@ -144,10 +144,13 @@ impl Task {
         if let Some(now) = &now {
             self.controller.view.apply(part, now);
         }
-        let current = self.controller.view.machine(&self.id);
-        if current.as_deref().and_then(|machine| machine.metadata(part)) == known {
+        let known_now = || self.controller.view.machine(&self.id);
+        if known_now().as_deref().and_then(|machine| machine.metadata(part)) == known {
             // Still what we thought, so Omni has it no longer, or went back to an older one.
             self.controller.view.settle(part, &self.id, now.as_ref());
+        }
+        if known_now().as_deref().and_then(|machine| machine.metadata(part)) == known {
+            return Err(StepError::Unreadable(self.pointer(part)));
         }
         Ok(false)
     }
