@@ -12,7 +12,9 @@ use std::time::Duration;
 
 use file::File;
 use netboot::ipxe::{DiskMethod, KernelArgs};
+use netboot_assets::factory::FactoryConfig;
 use power::PxeMode;
+use provider::machine_config::ExtraDocuments;
 use toml::Spanned;
 use tracing_subscriber::EnvFilter;
 
@@ -96,13 +98,31 @@ pub(crate) struct Boot {
     pub pxe_mode: PxeMode,
     /// Schematic of the Talos images.
     pub schematic: String,
+    /// Image Factory for images that are not in the asset directory.
+    pub factory: FactoryConfig,
+    /// Documents that every machine gets after Omni's.
+    pub extra_documents: ExtraDocuments,
     /// Kernel arguments for Talos.
     pub extra_kernel_args: KernelArgs,
+}
+
+/// What a machine boots to be discovered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum AgentKind {
+    /// `bootlace-agent` from the asset directory.
+    Bootlace,
+    /// Talos with its metal agent from Image Factory.
+    Talos {
+        /// Talos version, with its `v`.
+        version: String,
+    },
 }
 
 /// See [`file::Agent`].
 #[derive(Debug, Clone)]
 pub(crate) struct Agent {
+    /// What it is.
+    pub kind: AgentKind,
     /// Machines say that they are switched by the HTTP power API.
     pub test_mode: bool,
     /// Limit of one call.
@@ -170,6 +190,18 @@ pub(crate) struct Overrides {
     /// Description shown in Omni [default: Bare metal infrastructure provider]
     #[arg(long, value_name = "TEXT")]
     pub provider_description: Option<String>,
+    /// Image Factory that makes schematics [default: https://factory.talos.dev]
+    #[arg(long, value_name = "URL")]
+    pub image_factory_base_url: Option<String>,
+    /// Image Factory that machines boot from [default: https://pxe.factory.talos.dev]
+    #[arg(long, value_name = "URL")]
+    pub image_factory_pxe_base_url: Option<String>,
+    /// YAML documents that every machine gets after Omni's
+    #[arg(long, value_name = "FILE")]
+    pub extra_machine_config_path: Option<PathBuf>,
+    /// Talos version of the agent when [agent] kind is "talos" [default: v1.13.7]
+    #[arg(long, value_name = "VERSION")]
+    pub agent_mode_talos_version: Option<String>,
     /// Limit of one call to an agent [default: 30s]
     #[arg(long, value_name = "DURATION")]
     pub agent_call_timeout: Option<String>,
@@ -386,7 +418,7 @@ impl Checker<'_> {
                 ipxe_dir: file.netboot.ipxe_dir.unwrap_or_else(|| PathBuf::from("/usr/lib/ipxe")),
                 tftp_port: file.netboot.tftp_port.unwrap_or(69),
             },
-            boot: self.boot(&file.boot, flags)?,
+            boot: self.boot(&file.boot, flags.omni_ca_file.clone().or(file.omni.ca_file.clone()), flags)?,
             agent: self.agent(&file.agent, flags)?,
             omni: self.omni(&file.omni, flags)?,
             provider: Provider {
@@ -430,7 +462,12 @@ impl Checker<'_> {
         }))
     }
 
-    fn boot(&self, boot: &file::Boot, flags: &Overrides) -> Result<Boot, ConfigError> {
+    fn boot(
+        &self,
+        boot: &file::Boot,
+        omni_ca_file: Option<PathBuf>,
+        flags: &Overrides,
+    ) -> Result<Boot, ConfigError> {
         Ok(Boot {
             assets_path: flags
                 .boot_assets_path
@@ -466,12 +503,76 @@ impl Checker<'_> {
                 let ok = id.len() == 64 && id.bytes().all(|b| b.is_ascii_hexdigit());
                 ok.then(|| id.to_owned()).ok_or("a schematic id is 64 hexadecimal digits")
             })?,
+            factory: self.factory(boot, omni_ca_file, flags)?,
+            extra_documents: self.extra_documents(boot, flags)?,
             extra_kernel_args: self.kernel_args(&boot.extra_kernel_args, "boot.extra_kernel_args")?,
         })
     }
 
+    /// The factory's certificate may be signed by the authority that signs Omni's.
+    fn factory(
+        &self,
+        boot: &file::Boot,
+        ca_file: Option<PathBuf>,
+        flags: &Overrides,
+    ) -> Result<FactoryConfig, ConfigError> {
+        let default = FactoryConfig::default();
+        let url = |url: &str| {
+            let ok = url.starts_with("https://") || url.starts_with("http://");
+            ok.then(|| url.trim_end_matches('/').to_owned()).ok_or("write https://<host>")
+        };
+        Ok(FactoryConfig {
+            base_url: self.pick(
+                &flags.image_factory_base_url,
+                "--image-factory-base-url",
+                &boot.image_factory_base_url,
+                "boot.image_factory_base_url",
+                &default.base_url,
+                url,
+            )?,
+            pxe_base_url: self.pick(
+                &flags.image_factory_pxe_base_url,
+                "--image-factory-pxe-base-url",
+                &boot.image_factory_pxe_base_url,
+                "boot.image_factory_pxe_base_url",
+                &default.pxe_base_url,
+                url,
+            )?,
+            ca_file,
+            timeout: default.timeout,
+        })
+    }
+
+    /// Checked before anything opens: a machine that gets a wrong document does not join.
+    fn extra_documents(&self, boot: &file::Boot, flags: &Overrides) -> Result<ExtraDocuments, ConfigError> {
+        let path = flags.extra_machine_config_path.as_ref().or(boot.extra_machine_config_path.as_ref());
+        let Some(path) = path else { return Ok(ExtraDocuments::default()) };
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.clone(), source })?;
+        ExtraDocuments::parse(&text).map_err(|error| ConfigError::Invalid {
+            place: path.display().to_string(),
+            message: error.to_string(),
+        })
+    }
+
     fn agent(&self, agent: &file::Agent, flags: &Overrides) -> Result<Agent, ConfigError> {
+        let version = self.pick(
+            &flags.agent_mode_talos_version,
+            "--agent-mode-talos-version",
+            &agent.mode_talos_version,
+            "agent.mode_talos_version",
+            "v1.13.7",
+            |version| {
+                let ok = version.starts_with('v') && version.split('.').count() >= 3;
+                ok.then(|| version.to_owned()).ok_or("write a version such as v1.13.7")
+            },
+        )?;
         Ok(Agent {
+            kind: self.pick(&None, "", &agent.kind, "agent.kind", "bootlace", |kind| match kind {
+                "bootlace" => Ok(AgentKind::Bootlace),
+                "talos" => Ok(AgentKind::Talos { version: version.clone() }),
+                _ => Err("use bootlace or talos"),
+            })?,
             test_mode: flags.agent_test_mode || agent.test_mode,
             call_timeout: self.duration(
                 &flags.agent_call_timeout,

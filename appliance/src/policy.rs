@@ -8,12 +8,21 @@ use std::time::Instant;
 use cosi::Phase;
 use netboot::boot::{BootAnswer, BootBody, BootPolicy, BootRequest, Refusal, Vouchers, disk_body};
 use netboot::firmware::Arch;
-use netboot::ipxe::{BaseUrl, DiskMethod, KernelArgs, Script, ScriptError, agent_script, talos_script};
+use netboot::ipxe::{
+    BaseUrl, Command, DiskMethod, KernelArgs, Script, ScriptError, Word, agent_script, talos_script,
+};
 use netboot::journal::Event;
 use netboot::{Mac, Time};
+use netboot_assets::AssetDir;
+use netboot_assets::factory::{BootSource, Image, ImageSource};
 use omni_link::view::{Machine, View};
+use provider::machine_config::{ExtraDocuments, compose};
+use provider::schematic::{Schematic, SchematicError};
+use provider::specs::InfraMachineSpec;
 use provider::{BootMode, InfraMachine, MachineView};
 use uuid::Uuid;
+
+use crate::config::AgentKind;
 
 /// What the policy needs to know besides the machines.
 #[derive(Debug, Clone)]
@@ -22,8 +31,12 @@ pub(crate) struct Settings {
     pub base: BaseUrl,
     /// How machines are sent to their disks.
     pub disk_method: DiskMethod,
-    /// Schematic of the Talos images.
+    /// Schematic of the Talos images in the asset directory, for machines without extensions.
     pub schematic: String,
+    /// What the discovery agent is.
+    pub agent: AgentKind,
+    /// Documents that every machine gets after Omni's.
+    pub extra_documents: ExtraDocuments,
     /// Machines say that they are switched by the HTTP power API.
     pub agent_test_mode: bool,
     /// Arguments for the agent, after the built-in ones.
@@ -32,9 +45,18 @@ pub(crate) struct Settings {
     pub talos_args: KernelArgs,
 }
 
+/// Where Talos comes from.
+pub(crate) struct Images {
+    /// Images that are here.
+    pub assets: AssetDir,
+    /// An Image Factory for all others.
+    pub factory: Arc<dyn ImageSource>,
+}
+
 /// See the module.
 pub(crate) struct Policy {
     settings: Settings,
+    images: Images,
     view: Arc<View>,
     vouchers: Mutex<Vouchers>,
     started: Instant,
@@ -42,8 +64,8 @@ pub(crate) struct Policy {
 
 impl Policy {
     /// Answers from `view`.
-    pub(crate) fn new(settings: Settings, view: Arc<View>) -> Self {
-        Self { settings, view, vouchers: Mutex::new(Vouchers::new()), started: Instant::now() }
+    pub(crate) fn new(settings: Settings, images: Images, view: Arc<View>) -> Self {
+        Self { settings, images, view, vouchers: Mutex::new(Vouchers::new()), started: Instant::now() }
     }
 
     /// Learns from an event on the boot path where a machine's address went: the system that it boots may
@@ -68,25 +90,75 @@ impl Policy {
         );
     }
 
-    fn body(&self, mode: BootMode, machine: &MachineView, arch: Arch) -> Result<BootBody, ScriptError> {
-        let settings = &self.settings;
-        let script: Script = match (mode, &machine.machine) {
-            (BootMode::Disk, _) => return Ok(disk_body(settings.disk_method)),
-            (BootMode::Talos, Some(infra)) => {
-                let args = KernelArgs::talos(settings.base, arch)
-                    .and(&settings.talos_args)
-                    .args(&infra.spec.extra_kernel_args)?;
-                let version = with_v(&infra.spec.cluster_talos_version);
-                talos_script(settings.base, &settings.schematic, &version, arch, &args)?
-            }
-            (BootMode::Agent | BootMode::Talos, _) => {
-                let args = KernelArgs::agent(settings.base, arch, settings.agent_test_mode)
-                    .and(&settings.agent_args);
-                agent_script(settings.base, arch, &args)?
-            }
-        };
-        Ok(BootBody::Script(script))
+    fn body(&self, mode: BootMode, machine: &MachineView, arch: Arch) -> Result<BootBody, Unbootable> {
+        match (mode, &machine.machine) {
+            (BootMode::Disk, _) => Ok(disk_body(self.settings.disk_method)),
+            (BootMode::Talos, Some(infra)) => self.talos(&infra.spec, arch).map(BootBody::Script),
+            (BootMode::Agent | BootMode::Talos, _) => self.agent(arch).map(BootBody::Script),
+        }
     }
+
+    /// From the asset directory when the image is there, else from the factory.
+    fn talos(&self, spec: &InfraMachineSpec, arch: Arch) -> Result<Script, Unbootable> {
+        let settings = &self.settings;
+        let args =
+            KernelArgs::talos(settings.base, arch).and(&settings.talos_args).args(&spec.extra_kernel_args)?;
+        let version = with_v(&spec.cluster_talos_version);
+        let extensions = || spec.extensions.iter().map(String::as_str);
+        let local = match spec.extensions.as_slice() {
+            [] => settings.schematic.clone(),
+            _ => Schematic::talos(extensions(), [])?.id(),
+        };
+        if self.images.assets.open(&format!("image/{local}/{version}/kernel-{arch}")).is_ok() {
+            return Ok(talos_script(settings.base, &local, &version, arch, &args)?);
+        }
+        let args = args.to_string();
+        self.factory_script(&Schematic::talos(extensions(), words(&args))?, &version, arch)
+    }
+
+    fn agent(&self, arch: Arch) -> Result<Script, Unbootable> {
+        let settings = &self.settings;
+        let args = KernelArgs::agent(settings.base, arch, settings.agent_test_mode).and(&settings.agent_args);
+        match &settings.agent {
+            AgentKind::Bootlace => Ok(agent_script(settings.base, arch, &args)?),
+            AgentKind::Talos { version } => {
+                let args = args.to_string();
+                self.factory_script(&Schematic::agent(words(&args))?, version, arch)
+            }
+        }
+    }
+
+    fn factory_script(&self, schematic: &Schematic, version: &str, arch: Arch) -> Result<Script, Unbootable> {
+        let schematic = schematic.yaml();
+        let image = Image { schematic: &schematic, version, arch, secure_boot: false };
+        match self.images.factory.boot(&image) {
+            BootSource::Chain { url } => Ok(Script::new().command(Command::Chain(Word::new(url)?))),
+            BootSource::LocalFiles { kernel_url, initrd_url, args } => {
+                let args = args.iter().try_fold(KernelArgs::new(), |all, arg| all.arg(arg))?;
+                Ok(Script::new()
+                    .command(Command::Imgfree)
+                    .command(Command::Kernel { url: Word::new(kernel_url)?, args })
+                    .command(Command::Initrd(Word::new(initrd_url)?))
+                    .command(Command::Boot))
+            }
+            BootSource::NotYet { reason } => Err(Unbootable::NotYet(reason)),
+        }
+    }
+}
+
+fn words(args: &str) -> impl Iterator<Item = &str> {
+    args.split(' ').filter(|word| !word.is_empty())
+}
+
+/// Why a machine gets no script although it should boot.
+#[derive(Debug, thiserror::Error)]
+enum Unbootable {
+    #[error("its kernel arguments are wrong: {0}")]
+    Script(#[from] ScriptError),
+    #[error("no image can be made for it: {0}")]
+    Schematic(#[from] SchematicError),
+    #[error("its image is not there yet: {0}")]
+    NotYet(String),
 }
 
 impl BootPolicy for Policy {
@@ -118,9 +190,7 @@ impl BootPolicy for Policy {
         }
         match self.body(mode, &machine, request.arch) {
             Ok(body) => answer(mode.as_str(), &reason, body),
-            Err(error) => {
-                answer("none", &format!("{reason}, but its kernel arguments are wrong: {error}"), try_again())
-            }
+            Err(error) => answer("none", &format!("{reason}, but {error}"), try_again()),
         }
     }
 
@@ -135,9 +205,14 @@ impl BootPolicy for Policy {
             Err(_) if self.view.machine(&uuid.to_string()).as_deref().is_some_and(runs_talos) => {}
             Err(reason) => return Err(Refusal::Forbidden(reason.to_string())),
         }
-        self.view
-            .join_config()
-            .ok_or_else(|| Refusal::Unavailable("Omni gave no join configuration yet".into()))
+        let join = self.view.join_config();
+        let join = join.ok_or_else(|| Refusal::Unavailable("Omni gave no join configuration yet".into()))?;
+        if self.settings.extra_documents.is_empty() {
+            return Ok(join);
+        }
+        compose(&join, None, &self.settings.extra_documents).map_err(|error| {
+            Refusal::Unavailable(format!("the configuration cannot be put together: {error}"))
+        })
     }
 }
 

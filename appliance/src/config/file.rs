@@ -83,6 +83,12 @@ pub(super) struct Boot {
     pub pxe_mode: Option<Spanned<String>>,
     /// Image Factory schematic of the Talos images under `image/`.
     pub schematic: Option<Spanned<String>>,
+    /// Image Factory that makes schematics.
+    pub image_factory_base_url: Option<Spanned<String>>,
+    /// Image Factory that machines boot from.
+    pub image_factory_pxe_base_url: Option<Spanned<String>>,
+    /// YAML documents that every machine gets after Omni's.
+    pub extra_machine_config_path: Option<PathBuf>,
     /// Kernel arguments for Talos, after the built-in ones.
     pub extra_kernel_args: Vec<Spanned<String>>,
 }
@@ -91,6 +97,10 @@ pub(super) struct Boot {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Agent {
+    /// `bootlace`, or `talos` with its metal agent from Image Factory.
+    pub kind: Option<Spanned<String>>,
+    /// Talos version of the agent of kind `talos`.
+    pub mode_talos_version: Option<Spanned<String>>,
     /// Machines say that they are switched by the HTTP power API.
     pub test_mode: bool,
     /// Limit of one call to an agent.

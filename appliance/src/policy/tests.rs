@@ -23,22 +23,54 @@ fn apply(view: &View, part: Part, id: &str, spec: &impl Message) {
 
 fn view() -> Arc<View> {
     let view = View::new("bare-metal", Arc::new(|_, _| ()));
-    let config = JoinConfig { config: "kind: SideroLinkConfig\n".into(), ..JoinConfig::default() };
+    let config = JoinConfig {
+        config: "apiVersion: v1alpha1\nkind: SideroLinkConfig\napiUrl: grpc://192.0.2.1:8090\n".into(),
+        ..JoinConfig::default()
+    };
     let spec = ProviderJoinConfigSpec { config: Some(config), ..ProviderJoinConfigSpec::default() };
     apply(&view, Part::JoinConfig, "bare-metal", &spec);
     view
 }
 
+/// A factory that knows every schematic, or none.
+struct FakeFactory(bool);
+
+impl ImageSource for FakeFactory {
+    fn boot(&self, image: &Image<'_>) -> BootSource {
+        match self.0 {
+            true => BootSource::Chain { url: format!("https://pxe.example.org/{}", image.version) },
+            false => BootSource::NotYet { reason: "the factory is away".into() },
+        }
+    }
+}
+
 fn policy(view: Arc<View>) -> Policy {
+    policy_with(view, true, FakeFactory(false), AgentKind::Bootlace)
+}
+
+/// `local`: whether the image is in the asset directory.
+fn policy_with(view: Arc<View>, local: bool, factory: FakeFactory, agent: AgentKind) -> Policy {
+    let dir = tempfile::tempdir().unwrap();
+    let assets = AssetDir::new(dir.path()).unwrap();
+    if local {
+        let image = dir.path().join(format!("image/{SCHEMATIC}/v1.13.9"));
+        std::fs::create_dir_all(&image).unwrap();
+        std::fs::write(image.join("kernel-amd64"), "kernel").unwrap();
+    }
+    let images = Images { assets, factory: Arc::new(factory) };
+    // The directory outlives the policy's handle on it only as long as somebody keeps it.
+    std::mem::forget(dir);
     let settings = Settings {
         base: BaseUrl::new(Ipv4Addr::new(10, 88, 0, 1), 50042),
         disk_method: DiskMethod::IpxeExit,
         schematic: SCHEMATIC.into(),
+        agent,
+        extra_documents: ExtraDocuments::default(),
         agent_test_mode: false,
         agent_args: KernelArgs::new(),
         talos_args: KernelArgs::new(),
     };
-    Policy::new(settings, view)
+    Policy::new(settings, images, view)
 }
 
 fn request() -> BootRequest {
@@ -181,4 +213,34 @@ fn a_machine_without_a_uuid_of_its_own_is_told_so() {
         assert_eq!(answer.mode, "none");
         assert!(answer.reason.contains("UUID"), "{}", answer.reason);
     }
+}
+
+#[test]
+fn an_image_that_is_not_here_comes_from_the_factory() {
+    let view = view();
+    allocated(&view, 0);
+    let policy = policy_with(view, false, FakeFactory(true), AgentKind::Bootlace);
+    let answer = policy.boot(&request());
+    assert_eq!(answer.mode, "talos-pxe");
+    assert!(text(&answer).contains("chain --replace https://pxe.example.org/v1.13.9"), "{}", text(&answer));
+}
+
+#[test]
+fn a_factory_that_is_away_makes_the_machine_ask_again() {
+    let view = view();
+    allocated(&view, 0);
+    let policy = policy_with(view, false, FakeFactory(false), AgentKind::Bootlace);
+    let answer = policy.boot(&request());
+    assert!(text(&answer).starts_with("404"));
+    assert!(answer.reason.contains("the factory is away"), "{}", answer.reason);
+}
+
+#[test]
+fn talos_own_agent_comes_from_the_factory() {
+    let view = view();
+    apply(&view, Part::Infra, UUID, &InfraMachineSpec::default());
+    let agent = AgentKind::Talos { version: "v1.13.7".into() };
+    let answer = policy_with(view, true, FakeFactory(true), agent).boot(&request());
+    assert_eq!(answer.mode, "agent-pxe");
+    assert!(text(&answer).contains("https://pxe.example.org/v1.13.7"), "{}", text(&answer));
 }

@@ -7,6 +7,7 @@ use anyhow::Context;
 use netboot::dhcp::{Proxy, ProxyConfig};
 use netboot::ipxe::{BaseUrl, init_script};
 use netboot::journal::Sink;
+use netboot_assets::factory::{Factory, FactoryImages};
 use netboot_assets::{AssetDir, BootFiles};
 use netboot_link::{dhcp, http, tftp};
 use omni_link::tunnels::Tunnels;
@@ -14,7 +15,7 @@ use omni_link::view::View;
 
 use super::Site;
 use super::sockets::BootSockets;
-use crate::policy::{Policy, Settings};
+use crate::policy::{Images, Policy, Settings};
 
 pub(super) fn start(
     site: &mut Site,
@@ -39,11 +40,16 @@ pub(super) fn start(
         base,
         disk_method: config.boot.disk_method,
         schematic: config.boot.schematic.clone(),
+        agent: config.agent.kind.clone(),
+        extra_documents: config.boot.extra_documents.clone(),
         agent_test_mode: config.agent.test_mode,
         agent_args: config.agent.extra_kernel_args.clone(),
         talos_args: config.boot.extra_kernel_args.clone(),
     };
-    let policy = Arc::new(Policy::new(settings, view));
+    let factory = Factory::new(&config.boot.factory).context("cannot use the Image Factory")?;
+    let (factory, worker) = FactoryImages::new(factory);
+    let images = Images { assets: assets.clone(), factory: Arc::new(factory) };
+    let policy = Arc::new(Policy::new(settings, images, view));
     let sink: Sink = {
         let (policy, journal) = (Arc::clone(&policy), site.recorder.sink());
         Arc::new(move |event| {
@@ -62,6 +68,11 @@ pub(super) fn start(
     .merge(tunnels);
 
     let shutdown = site.shutdown.clone();
+    let factory = worker.run(shutdown.clone());
+    site.spawn("image factory", async move {
+        factory.await;
+        Ok(())
+    });
     let server = http::serve(sockets.http, router, shutdown.clone());
     site.spawn("http", async move {
         server.await;
