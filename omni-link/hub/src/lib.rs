@@ -1,23 +1,27 @@
 //! The embedded control plane: Omni's side of the wire, for standalone use and for tests.
 //!
-//! What it is: the resources that Omni would keep, in any [`cosi::State`]; the machine API by which machines
-//! join (SideroLink `Provision`) and report (the event sink); and the controller between what a machine is
-//! (`Link`), what a user wants of it (`InfraMachineConfig`, `MachineSetNode`, `Cluster`) and what the
+//! What it is: the resources that Omni would keep, in any [`cosi::State`]; Omni's API for callers that sign
+//! ([`Hub::api`]: users, and providers by the rules of their role); the machine API by which machines join
+//! (SideroLink `Provision`) and report (the event sink); and the controllers between what a machine is
+//! (`Link`), what a user wants of it (`InfraMachineConfig`, `MachineSetNode`, `Cluster`) and what its
 //! provider is told (`InfraMachine`).
 //!
 //! ```text
 //! Provision -> Link ------------.
 //! user -> InfraMachineConfig ---+--> InfraMachine -> provider
 //! user -> Cluster, MachineSetNode    (finalizers hold each step until the next one is written)
+//! user -> InfraProvider --> ProviderJoinConfig -> provider -> status, heartbeat --> combined status
+//! user -> MachineRequestSet --> MachineRequest -> provider -> MachineRequestStatus
 //! ```
 //!
 //! Invariants: everything it knows is in the store, so it can be killed at any point and goes on from there;
-//! it never touches a machine; a second machine with the UUID of a first one never takes its place; what a
-//! machine sends is bounded before it is looked at.
+//! what it keeps in memory beside (keys, addresses of machines) is read from there; it never touches a
+//! machine; a second machine with the UUID of a first one never takes its place; a provider sees and writes
+//! only what is its own; what anybody sends is bounded before it is looked at.
 //!
-//! Its driver is the appliance, which opens the store, serves [`Hub::routes`] on the machine API port,
-//! serves [`Hub::state`] to operators and runs [`Hub::run`]. There is no WireGuard in this cut: machines are
-//! told apart by the address that they call from.
+//! Its driver is the appliance, which opens the store, serves [`Hub::routes`] on the machine API port and
+//! [`Hub::api`] with an [`ApiServer`], serves [`Hub::state`] to operators and runs [`Hub::run`]. There is no
+//! WireGuard in this cut: machines are told apart by the address that they call from.
 
 pub mod accounts;
 

@@ -28,7 +28,7 @@ pub(crate) const MAX_KEY_LIFETIME: Duration = Duration::from_secs(366 * 24 * 360
 /// Machines that one request set may ask for: a typing error must not fill the store.
 pub(crate) const MAX_REQUESTED_MACHINES: usize = 1_000;
 /// Machines that are looked after at once: their writes share commits.
-pub(crate) const RECONCILE_AT_ONCE: usize = 32;
+pub(crate) const RECONCILE_AT_ONCE: usize = 64;
 /// A provider whose last heartbeat is older is shown as not connected, as in Omni.
 pub(crate) const HEARTBEAT_LIFETIME: Duration = Duration::from_secs(31);
 /// How often that is looked at when nothing happens.

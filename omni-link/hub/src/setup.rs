@@ -133,7 +133,7 @@ fn server_public_key() -> Result<String, OpenError> {
 /// What the provider gives to its machines.
 pub(crate) async fn join_config(store: &Store, addresses: &Addresses, id: &str) -> Result<(), OpenError> {
     let secret = new_secret().ok_or(OpenError::Random)?;
-    store
+    let put = store
         .put::<ProviderJoinConfigSpec, _>(
             id,
             PROVIDER_JOIN_CONFIG_OWNER,
@@ -149,9 +149,12 @@ pub(crate) async fn join_config(store: &Store, addresses: &Addresses, id: &str) 
                 Ok(())
             },
         )
-        .await
-        .map_err(OpenError::Store)?;
-    Ok(())
+        .await;
+    match put {
+        // It goes with its provider.
+        Ok(_) | Err(StateError::PhaseConflict(_)) => Ok(()),
+        Err(error) => Err(OpenError::Store(error)),
+    }
 }
 
 /// The addresses that machines are told.

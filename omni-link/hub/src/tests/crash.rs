@@ -151,3 +151,51 @@ async fn a_removal_that_was_cut_short_is_completed() {
     }
     panic!("it never lived");
 }
+
+#[tokio::test]
+async fn an_account_that_was_cut_short_is_made_by_the_next_attempt() {
+    for writes in 0..MOST_WRITES {
+        let state = memory();
+        let mortal = Arc::new(Mortal::new(Arc::clone(&state)));
+        mortal.dies_after(writes);
+        let now = std::time::SystemTime::now();
+        let lived = crate::accounts::create_provider(&*mortal, "other", now, YEAR).await.is_ok();
+        let again = crate::accounts::create_provider(&*state, "other", now, YEAR).await;
+        assert_eq!(again.is_err(), lived, "{writes}: {again:?}");
+        crate::accounts::renew_provider(&*state, "other", now, YEAR).await.unwrap();
+        if lived {
+            return;
+        }
+    }
+    panic!("it never lived");
+}
+
+#[tokio::test]
+async fn the_removal_of_a_provider_that_was_cut_short_is_completed() {
+    for writes in 0..MOST_WRITES {
+        let state = memory();
+        let provider = pointer::<provider::specs::InfraProviderSpec>(PROVIDER);
+        joined_and_ready(&state).await;
+        let watched = Arc::clone(&state);
+        let lived = attempt(&state, writes, async |_: &Site, users: &Users| {
+            users.state.teardown(&provider, "").await.unwrap();
+            until::<provider::specs::InfraProviderSpec>(&*watched, PROVIDER, |provider| {
+                provider.metadata.finalizers.is_empty()
+            })
+            .await;
+        })
+        .await;
+        let site = Site::start_on(Arc::clone(&state)).await;
+        site.until::<provider::specs::InfraProviderSpec>(PROVIDER, |provider| {
+            provider.tearing_down() && provider.metadata.finalizers.is_empty()
+        })
+        .await;
+        assert!(site.find::<SiderolinkSpec>(MACHINE).await.is_none());
+        assert!(site.find::<InfraMachineSpec>(MACHINE).await.is_none());
+        site.kill().await;
+        if lived {
+            return;
+        }
+    }
+    panic!("it never lived");
+}
