@@ -14,7 +14,7 @@ TALOS_DIR     := $(BUILD)/assets/image/$(SCHEMATIC)/$(TALOS_VERSION)
 KVER     = $(shell ls /lib/modules | grep -- '-cloud-amd64$$' | sort -V | tail -n 1)
 FUZZ_ITERATIONS ?= 2000000
 
-.PHONY: help setup build images check unit test e2e demo fuzz clean
+.PHONY: help setup build images check unit test e2e demo conformance fuzz clean
 
 help: ## Lists the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -53,6 +53,9 @@ e2e: images ## Boots machines over the virtual PXE network (needs root)
 
 demo: images ## Three machines, three firmwares: from power-on to an installed system (KEEP=1 leaves it running)
 	$(BIN)/demo $(if $(KEEP),--keep)
+
+conformance: build ## Omni's own Go clients against the hub (needs Go)
+	tests/conformance/run.sh
 
 fuzz: ## Mutates real packets against the parsers, with overflow checks and without (FUZZ_ITERATIONS=n)
 	FUZZ_ITERATIONS=$(FUZZ_ITERATIONS) cargo test -p netboot --test fuzz
