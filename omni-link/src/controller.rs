@@ -46,7 +46,7 @@ impl Controller {
     /// Runs a task for every machine of the view until `shutdown`.
     pub async fn run(self, shutdown: CancellationToken) {
         let this = Arc::new(self);
-        let mut generation = this.view.generation();
+        let mut appeared = this.view.appeared();
         let mut running = HashSet::new();
         let mut tasks = JoinSet::new();
         loop {
@@ -62,7 +62,7 @@ impl Controller {
             }
             // Cancel-safe: both keep their place when the other one wins.
             tokio::select! {
-                changed = generation.changed() => if changed.is_err() { break },
+                changed = appeared.changed() => if changed.is_err() { break },
                 Some(ended) = tasks.join_next(), if !tasks.is_empty() => {
                     if let Ok(id) = ended {
                         running.remove(&id);

@@ -41,6 +41,7 @@ pub struct View {
     provider_id: String,
     inner: RwLock<Inner>,
     generation: watch::Sender<u64>,
+    appeared: watch::Sender<u64>,
     observer: Observer,
     disk: Option<Arc<Disk>>,
     grace: Duration,
@@ -139,6 +140,7 @@ impl View {
             provider_id: provider_id.to_owned(),
             inner: RwLock::new(inner),
             generation: watch::Sender::new(0),
+            appeared: watch::Sender::new(0),
             observer,
             disk: None,
             grace: GRACE,
@@ -205,6 +207,11 @@ impl View {
         self.generation.subscribe()
     }
 
+    /// Counts up at each machine that was not there before.
+    pub fn appeared(&self) -> watch::Receiver<u64> {
+        self.appeared.subscribe()
+    }
+
     /// Woken when something of this machine changes. For one waiter.
     pub fn changed(&self, id: &str) -> Option<Arc<Notify>> {
         self.read(|inner| inner.machines.get(id).map(|slot| Arc::clone(&slot.changed)))
@@ -246,21 +253,26 @@ impl View {
             tracing::warn!(?part, "passing over a resource that is too large");
             return;
         }
-        let news = self.write(|inner| {
+        let (news, more) = self.write(|inner| {
             inner.generation += 1;
+            let before = inner.machines.len();
             if part == Part::JoinConfig {
                 if id != self.provider_id {
-                    return None;
+                    return (None, false);
                 }
                 inner.join_config = resource.cloned();
             }
             if self.disk.is_some() {
                 inner.unsaved.insert((part, id.to_owned()));
             }
-            inner.put_machine(part, id, resource, how)
+            let news = inner.put_machine(part, id, resource, how);
+            (news, inner.machines.len() > before)
         });
         for happening in news.into_iter().flatten() {
             (self.observer)(id, happening);
+        }
+        if more {
+            self.appeared.send_modify(|appeared| *appeared += 1);
         }
         self.count_up();
     }

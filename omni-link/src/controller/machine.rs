@@ -92,8 +92,12 @@ impl Task {
 
     /// Until the machine is gone or `shutdown`.
     pub(super) async fn run(mut self, shutdown: CancellationToken) {
-        let Some(changed) = self.controller.view.changed(&self.id) else { return };
         loop {
+            // Anew each time: a machine that was removed and came back has another one.
+            let Some(changed) = self.controller.view.changed(&self.id) else {
+                self.controller.view.board().well(&self.id);
+                return;
+            };
             // Not cancel-safe by itself, and need not be: an act that is cut off is decided upon again.
             let next = tokio::select! {
                 next = self.step() => next,
