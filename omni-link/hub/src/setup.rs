@@ -29,8 +29,10 @@ const LOG_PORT: u16 = 8092;
 /// Where images come from, for providers that ask the server for it.
 const FACTORY_URL: &str = "https://factory.talos.dev";
 const FACTORY_PXE_URL: &str = "https://pxe.factory.talos.dev";
-/// The Omni whose API this is. Its clients compare the number and refuse another.
-const BACKEND_VERSION: &str = "v1.10.4";
+/// The Omni that this is like. From 1.9 on Omni makes schematics for its providers; a hub does not, so they
+/// shall go to the factory themselves, as they do with an older one.
+const BACKEND_VERSION: &str = "v1.8.3";
+/// Omni's number for its API: `omnictl` refuses another than its own.
 const BACKEND_API_VERSION: u32 = 3;
 const INSTANCE_NAME: &str = "bootlace";
 
