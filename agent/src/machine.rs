@@ -7,7 +7,7 @@ use crate::console::chain;
 use crate::ipmi::device::{self, Device};
 use crate::ipmi::{self, Made, SetupError, Told};
 use crate::wipe::{Orders, Report, wipe_machine};
-use crate::{say, smbios};
+use crate::{modules, say, smbios};
 
 /// Long enough for the answer to a reboot to cross a slow network, short enough not to be noticed.
 const REBOOT_DELAY: Duration = Duration::from_millis(700);
@@ -37,6 +37,7 @@ pub struct BareMetal {
 
 impl Machine for BareMetal {
     fn wipe(&self, zeroes: bool) -> Result<Vec<Report>, String> {
+        modules::settle();
         wipe_machine(&self.orders, zeroes)
     }
 
@@ -49,6 +50,7 @@ impl Machine for BareMetal {
     }
 
     fn ask_bmc(&self, user: &str) -> Result<Option<Told>, String> {
+        modules::settle();
         let device = Path::new(device::PATH);
         if !device.exists() {
             let table = std::fs::read(smbios::TABLE).unwrap_or_default();

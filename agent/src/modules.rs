@@ -2,15 +2,19 @@
 //!
 //! Each device on a bus tells a modalias; [`alias`] finds the modules that want it. A loaded driver finds
 //! more devices, so the buses are looked at until nothing new is asked for, and from then on the kernel's
-//! events are listened to: USB and SCSI devices appear late. An image without the tables of aliases, or a
-//! machine in which they find no network card, gets everything that the image has, in its order.
+//! events are listened to: USB and SCSI devices appear late. Drivers of network cards come first; the others
+//! are loaded while the network is coming up, and who needs them waits with [`settle`]. An image without the
+//! tables of aliases, or a machine in which they find no network card, gets everything that the image has, in
+//! its order.
 
 pub mod alias;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket};
@@ -27,6 +31,8 @@ pub const ALIASES: &str = "/etc/modules.alias";
 pub const LOADS: &str = "/etc/modules.load";
 /// Where the kernel shows buses and their devices.
 const SYS_BUS: &str = "/sys/bus";
+/// How long somebody who needs all drivers waits for them.
+const SETTLE_PATIENCE: Duration = Duration::from_secs(60);
 /// How often the buses are looked at; a chain of bridges is not longer.
 const MAX_ROUNDS: usize = 8;
 /// Bytes of the longest event: the kernel's own buffer for one.
@@ -43,52 +49,93 @@ pub fn parse_order(text: &str) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Loads what this machine needs. A module that is missing or has no hardware is told, not fatal.
+/// Loads what this machine needs; what the network does not need, in the background. A module that is missing
+/// or has no hardware is told, not fatal.
 pub fn load(order: &Path) {
     let mut loader = Loader::default();
     let events = listen();
+    let (sys_bus, sys_net) = (Path::new(SYS_BUS), Path::new(crate::net::SYS_NET));
     if let Some(aliases) = Aliases::read(Path::new(ALIASES), Path::new(LOADS)) {
         loader.aliases = aliases;
-        loader.load_for_devices(Path::new(SYS_BUS));
-        say!("loaded {} kernel modules for the devices of this machine", loader.loaded);
-        if has_network_card(Path::new(crate::net::SYS_NET)) {
-            match events {
-                Ok(socket) => drop(std::thread::spawn(move || loader.follow(&socket))),
-                Err(error) => say!("devices that appear later get no driver: {error}"),
-            }
+        loader.load_for_devices(sys_bus, is_for_network);
+        if !has_network_card(sys_net) {
+            // It may be behind USB.
+            loader.load_for_devices(sys_bus, |_| true);
+        }
+        if has_network_card(sys_net) {
+            std::thread::spawn(move || loader.load_rest_and_follow(events));
             return;
         }
         say!("no network card: trying all kernel modules");
     }
-    let text = match std::fs::read_to_string(order) {
-        Ok(text) => text,
-        Err(error) => return say!("no kernel modules to load: {}: {error}", order.display()),
-    };
-    for path in parse_order(&text) {
-        loader.load_once(&path);
+    match std::fs::read_to_string(order) {
+        Ok(text) => {
+            for path in parse_order(&text) {
+                loader.load_once(&path);
+            }
+            say!("loaded {} kernel modules", loader.loaded);
+        }
+        Err(error) => say!("no kernel modules to load: {}: {error}", order.display()),
     }
-    say!("loaded {} kernel modules", loader.loaded);
+    SETTLED.set();
+}
+
+/// Waits until every device that was there at the beginning has its driver. Where nothing is loaded, as in a
+/// test, it waits in vain for a while; so only the real machine asks.
+pub fn settle() {
+    if !SETTLED.wait(SETTLE_PATIENCE) {
+        say!("kernel modules are still loading after {} s", SETTLE_PATIENCE.as_secs());
+    }
+}
+
+/// Network cards, and the buses of virtual machines that they are on.
+fn is_for_network(paths: &[PathBuf]) -> bool {
+    let under = |path: &PathBuf, part: &str| path.to_string_lossy().contains(part);
+    paths.iter().any(|path| {
+        ["/kernel/drivers/net/", "/kernel/drivers/virtio/", "/kernel/drivers/hv/"]
+            .iter()
+            .any(|part| under(path, part))
+    })
+}
+
+static SETTLED: Flag = Flag { up: Mutex::new(false), changed: Condvar::new() };
+
+/// Something that happens once.
+#[derive(Debug)]
+struct Flag {
+    up: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Flag {
+    fn set(&self) {
+        *self.up.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.changed.notify_all();
+    }
+
+    fn wait(&self, patience: Duration) -> bool {
+        let up = self.up.lock().unwrap_or_else(PoisonError::into_inner);
+        *self.changed.wait_timeout_while(up, patience, |up| !*up).unwrap_or_else(PoisonError::into_inner).0
+    }
 }
 
 /// What is loaded already.
 #[derive(Debug, Default)]
 struct Loader {
     aliases: Aliases,
-    /// Devices that were seen.
-    seen: BTreeSet<String>,
+    /// Devices that were seen, and what each wants.
+    wanted: BTreeMap<String, Vec<Vec<PathBuf>>>,
     tried: BTreeSet<PathBuf>,
     loaded: usize,
 }
 
 impl Loader {
-    fn load_for_devices(&mut self, sys_bus: &Path) {
-        for path in self.aliases.always() {
-            self.load_once(&path);
-        }
+    /// Looks at all devices until nothing new is wanted, and loads the modules whose paths pass.
+    fn load_for_devices(&mut self, sys_bus: &Path, pass: fn(&[PathBuf]) -> bool) {
         for _ in 0..MAX_ROUNDS {
             let before = self.tried.len();
             for device in devices(sys_bus) {
-                self.load_for(device);
+                self.load_for(&device, pass);
             }
             if self.tried.len() == before {
                 break;
@@ -96,12 +143,17 @@ impl Loader {
         }
     }
 
-    fn load_for(&mut self, device: String) {
-        if !self.seen.contains(&device) {
-            for path in self.aliases.wanted_by(&device) {
-                self.load_once(&path);
+    fn load_for(&mut self, device: &str, pass: fn(&[PathBuf]) -> bool) {
+        let wanted = match self.wanted.get(device) {
+            Some(wanted) => wanted.clone(),
+            None => {
+                let wanted = self.aliases.wanted_by(device);
+                self.wanted.insert(device.to_owned(), wanted.clone());
+                wanted
             }
-            self.seen.insert(device);
+        };
+        for path in wanted.iter().filter(|paths| pass(paths)).flatten() {
+            self.load_once(path);
         }
     }
 
@@ -117,18 +169,31 @@ impl Loader {
         }
     }
 
+    fn load_rest_and_follow(mut self, events: nix::Result<OwnedFd>) {
+        for path in self.aliases.always() {
+            self.load_once(&path);
+        }
+        self.load_for_devices(Path::new(SYS_BUS), |_| true);
+        say!("loaded {} kernel modules for the devices of this machine", self.loaded);
+        SETTLED.set();
+        match events {
+            Ok(socket) => self.follow(&socket),
+            Err(error) => say!("devices that appear later get no driver: {error}"),
+        }
+    }
+
     /// Serves devices that appear. Never returns, unless the kernel closes the socket.
-    fn follow(mut self, socket: &OwnedFd) {
+    fn follow(&mut self, socket: &OwnedFd) {
         let mut buffer = [0; MAX_EVENT];
         loop {
             match recv(socket.as_raw_fd(), &mut buffer, nix::sys::socket::MsgFlags::empty()) {
                 Ok(length) => {
                     if let Some(device) = modalias_of_event(&buffer[..length]) {
-                        self.load_for(device);
+                        self.load_for(&device, |_| true);
                     }
                 }
                 // Too many at once: some were lost, so all devices are looked at.
-                Err(Errno::ENOBUFS) => self.load_for_devices(Path::new(SYS_BUS)),
+                Err(Errno::ENOBUFS) => self.load_for_devices(Path::new(SYS_BUS), |_| true),
                 Err(Errno::EINTR) => {}
                 Err(error) => return say!("devices that appear later get no driver: {error}"),
             }
@@ -221,6 +286,26 @@ mod tests {
         assert!(!has_network_card(sys.path()));
         fs::create_dir_all(sys.path().join("eth0/device")).unwrap();
         assert!(has_network_card(sys.path()));
+    }
+
+    #[test]
+    fn who_waits_for_the_drivers_is_woken_and_does_not_wait_for_ever() {
+        let flag = Flag { up: Mutex::new(false), changed: Condvar::new() };
+        assert!(!flag.wait(Duration::ZERO));
+        std::thread::scope(|scope| {
+            let waiter = scope.spawn(|| flag.wait(Duration::from_secs(60)));
+            flag.set();
+            assert!(waiter.join().unwrap());
+        });
+        assert!(flag.wait(Duration::ZERO));
+    }
+
+    #[test]
+    fn network_cards_and_their_buses_come_first() {
+        let of = |path: &str| is_for_network(&[PathBuf::from(path)]);
+        assert!(of("/lib/modules/6.1/kernel/drivers/net/ethernet/intel/e1000e/e1000e.ko"));
+        assert!(of("/lib/modules/6.1/kernel/drivers/virtio/virtio_pci.ko"));
+        assert!(!of("/lib/modules/6.1/kernel/drivers/nvme/host/nvme.ko"));
     }
 
     #[test]

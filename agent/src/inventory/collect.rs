@@ -37,6 +37,9 @@ impl Default for Machine {
 
 impl Source for Machine {
     fn items(&self) -> Vec<Item> {
+        if self.sys == Path::new("/sys") {
+            crate::modules::settle();
+        }
         let table = std::fs::read(self.sys.join("firmware/dmi/tables/DMI")).unwrap_or_default();
         let mut items = vec![item(
             SYSTEM_INFORMATION,

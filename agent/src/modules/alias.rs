@@ -50,8 +50,8 @@ impl Aliases {
         self.always.clone()
     }
 
-    /// What to load for a device, in order.
-    pub fn wanted_by(&self, modalias: &str) -> Vec<PathBuf> {
+    /// For each module that a device wants, what to load for it, in order.
+    pub fn wanted_by(&self, modalias: &str) -> Vec<Vec<PathBuf>> {
         let modalias = normal(modalias);
         // A pattern's bus may end with a star, as in `acpi*:IPI0001:*`.
         let candidates = [bus(&modalias), bus_of_any(&modalias)];
@@ -61,7 +61,6 @@ impl Aliases {
             .flatten()
             .filter(|(pattern, _)| matches(pattern.as_bytes(), modalias.as_bytes()))
             .filter_map(|(_, module)| self.loads.get(module))
-            .flatten()
             .cloned()
             .collect()
     }
@@ -164,7 +163,7 @@ mod tests {
              ipmi_si /a/ipmi_si.ko /a/ipmi_devintf.ko\nefivarfs! /a/efivarfs.ko\n\n",
         );
         let wanted = |modalias: &str| -> Vec<String> {
-            tables.wanted_by(modalias).iter().map(|path| path.display().to_string()).collect()
+            tables.wanted_by(modalias).iter().flatten().map(|path| path.display().to_string()).collect()
         };
         assert_eq!(wanted("pci:v00001AF4d00001000sv"), ["/a/virtio.ko", "/a/virtio_pci.ko"]);
         assert_eq!(wanted("virtio:d00000001v00001AF4"), ["/a/virtio_net.ko"]);
