@@ -1,5 +1,7 @@
 //! Which kernel modules a kind of machine needs. Tables, so that a new card is one line.
 
+use crate::binary::Arch;
+
 /// A named list of modules.
 #[derive(Debug)]
 pub struct DriverSet {
@@ -57,7 +59,6 @@ pub const SETS: &[DriverSet] = &[
             "sfc_siena",
             "ionic",
             "nfp",
-            "fm10k",
             "jme",
             "sky2",
             "alx",
@@ -67,6 +68,7 @@ pub const SETS: &[DriverSet] = &[
             "hclge",
             "hns_enet_drv",
             "nicvf",
+            "thunder_bgx",
             "xgene_enet",
             "amd_xgbe",
             "mvneta",
@@ -95,6 +97,9 @@ pub const SETS: &[DriverSet] = &[
             "virtio_mmio",
             "ahci_platform",
             "ahci_xgene",
+            "ahci_seattle",
+            "ahci_dwc",
+            "hisi_sas_v2_hw",
             "hisi_sas_v3_hw",
             "sdhci_iproc",
             "sdhci_of_dwcmshc",
@@ -105,6 +110,7 @@ pub const SETS: &[DriverSet] = &[
             "ehci_pci",
             "uhci_hcd",
             "ohci_pci",
+            "xhci_plat_hcd",
             "usb_storage",
             "uas",
             "r8152",
@@ -122,6 +128,43 @@ pub const SETS: &[DriverSet] = &[
         ],
     },
 ];
+
+/// Drivers that only one architecture's kernels have; elsewhere nobody misses them.
+const ONLY: &[(Arch, &[&str])] = &[
+    (Arch::Amd64, &["vmw_pvscsi", "vmxnet3", "uhci_hcd", "i2c_i801", "ata_piix"]),
+    (
+        Arch::Arm64,
+        &[
+            "hns3",
+            "hclge",
+            "hns_enet_drv",
+            "nicvf",
+            "thunder_bgx",
+            "xgene_enet",
+            "mvneta",
+            "mvpp2",
+            "dwmac_rk",
+            "fsl_dpaa2_eth",
+            "fsl_enetc",
+            "genet",
+            "macb",
+            "ahci_platform",
+            "ahci_xgene",
+            "ahci_seattle",
+            "ahci_dwc",
+            "hisi_sas_v2_hw",
+            "hisi_sas_v3_hw",
+            "sdhci_iproc",
+            "sdhci_of_dwcmshc",
+            "phy_rockchip_naneng_combphy",
+        ],
+    ),
+];
+
+/// Whether a kernel of this architecture could have the driver.
+pub fn is_expected(driver: &str, arch: Arch) -> bool {
+    !ONLY.iter().any(|(only, drivers)| *only != arch && drivers.contains(&driver))
+}
 
 /// What a driver wants beside it although nothing in the kernel says so: before it, and after it.
 #[derive(Debug)]

@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result};
 
 use crate::binary::{self, Arch};
 use crate::cpio::Archive;
+use crate::drivers;
 use crate::firmware::{self, Firmware};
 use crate::modules::{Tree, module_name};
 
@@ -87,7 +88,7 @@ pub fn build_initramfs(contents: Contents<'_>) -> Result<Initramfs> {
 
 /// Packs an image without compressing it, which kernels take as well.
 pub fn pack(contents: Contents<'_>) -> Result<Packed> {
-    let Contents { arch, init, tree, drivers, firmware, files } = contents;
+    let Contents { arch, init, tree, drivers: words, firmware, files } = contents;
     binary::check_init(init, arch).context("the init binary cannot be packed")?;
 
     let mut archive = Archive::new();
@@ -98,7 +99,7 @@ pub fn pack(contents: Contents<'_>) -> Result<Packed> {
         archive.directory(directory)?;
     }
 
-    let plan = tree.plan(drivers)?;
+    let plan = tree.plan(words)?;
     let inside = |path: &str| format!("/lib/modules/{}/{path}", tree.version());
     let mut modules = Vec::new();
     let mut order = String::new();
@@ -127,7 +128,9 @@ pub fn pack(contents: Contents<'_>) -> Result<Packed> {
     for ExtraFile { path, mode, data } in files {
         archive.file(&path, mode, data)?;
     }
-    Ok(Packed { plain: archive.emit(), modules, missing: plan.missing, firmware })
+    let mut missing = plan.missing;
+    missing.retain(|driver| drivers::is_expected(driver, arch));
+    Ok(Packed { plain: archive.emit(), modules, missing, firmware })
 }
 
 /// zstd, as Talos does since 1.8. Counted in instructions from the kernel's start to init, an 8 MB image costs
