@@ -1,7 +1,7 @@
 //! What the kernel command line tells the agent.
 
-use crate::keep::{CMDLINE_LIMIT, Keep, KeepError};
 use crate::wipe::Orders;
+use agent_wire::keep::{CMDLINE_LIMIT, Keep, KeepError};
 
 /// The arguments that matter here.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

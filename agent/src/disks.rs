@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use crate::keep::Keep;
 use crate::wipe::partitions;
 use crate::wipe::plan::{Action, plan};
+use agent_wire::keep::{DiskNames, Keep};
 
 /// Where the kernel shows block devices.
 pub const SYS_BLOCK: &str = "/sys/block";
@@ -47,6 +47,13 @@ pub struct Disk {
     pub boot_medium: bool,
     /// It can be told to forget.
     pub discards: bool,
+}
+
+impl Disk {
+    /// What a keep list is compared with.
+    pub fn names(&self) -> DiskNames<'_> {
+        DiskNames { serial: &self.serial, wwns: &self.wwns, size: self.size }
+    }
 }
 
 /// What a block device is.

@@ -18,7 +18,6 @@ pub mod identity;
 pub mod inventory;
 pub mod ipmi;
 pub mod join;
-pub mod keep;
 pub mod machine;
 pub mod modules;
 pub mod net;

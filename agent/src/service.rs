@@ -71,6 +71,11 @@ impl<M: Machine> AgentService for Agent<M> {
         let user = request.into_inner().ipmi.unwrap_or_default().check_username;
         let told = self.with_bmc(move |machine| machine.ask_bmc(&user)).await?;
         let told = told.map_err(|error| Status::internal(format!("failed to ask the BMC: {error}")))?;
+        if told.as_ref().is_some_and(|told| told.address.is_unspecified()) {
+            return Err(Status::failed_precondition(
+                "the BMC has no IPv4 address: its network port has no DHCP lease and no fixed address",
+            ));
+        }
         let ipmi = told.map(|told| get_power_management_response::Ipmi {
             address: told.address.to_string(),
             port: u32::from(told.port),

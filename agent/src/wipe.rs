@@ -21,8 +21,8 @@ use std::time::{Duration, Instant};
 
 use crate::console::chain;
 use crate::disks::{self, Disk, Kind, Places};
-use crate::keep::{Keep, KeepError};
 use crate::say;
+use agent_wire::keep::{Keep, KeepError};
 
 pub use disk::{WipeError, wipe};
 

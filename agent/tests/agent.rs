@@ -72,7 +72,8 @@ impl Machine for Remembers {
         if self.broken {
             return Err("Get User Access: BMC did not answer".into());
         }
-        let told = Told { address: [10, 0, 0, 9].into(), port: 623, user_exists: user == "known" };
+        let address = if user == "nowhere" { [0; 4] } else { [10, 0, 0, 9] };
+        let told = Told { address: address.into(), port: 623, user_exists: user == "known" };
         Ok(self.bmc.then_some(told))
     }
     fn set_bmc_user(&self, name: &str, password: &str) -> Result<Made, SetupError> {
@@ -210,6 +211,15 @@ async fn a_bmc_that_does_not_answer_is_an_error_and_no_machine_without_bmc() {
     let status = soon(client.get_power_management(check_user("u"))).await.unwrap_err();
     assert_eq!(status.code(), Code::Internal);
     assert!(status.message().contains("did not answer"));
+}
+
+#[tokio::test]
+async fn a_bmc_without_an_address_is_told_as_such() {
+    let (mut tunnels, _agent) =
+        tunnel_to(Arc::new(Remembers { bmc: true, ..Default::default() }), false).await;
+    let mut client = AgentServiceClient::new(soon(tunnels.recv()).await.unwrap().channel);
+    let status = soon(client.get_power_management(check_user("nowhere"))).await.unwrap_err();
+    assert_eq!(status.code(), Code::FailedPrecondition);
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, Seek as _};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 
 use super::partitions::{self, Region};
@@ -53,6 +53,9 @@ pub enum WipeError {
     /// It says that it can be written to no more.
     #[error("the disk is read-only")]
     ReadOnly,
+    /// Another disk has its name now, or it shrank.
+    #[error("the disk has {0} bytes now: it is not the one that was looked at")]
+    Changed(u64),
     /// A mark survived.
     #[error("after the wipe {name} is still at byte {offset}: the disk does not keep what is written")]
     Left {
@@ -124,7 +127,7 @@ impl fmt::Display for Done {
 /// Wipes a disk. `told` hears every ten per cent of what takes long.
 pub fn wipe(disk: &Disk, how: How, told: &dyn Fn(u64)) -> Result<Done, WipeError> {
     // Without O_CREAT, O_EXCL is a block device's own: it fails while somebody has mounted it.
-    let file = OpenOptions::new()
+    let mut file = OpenOptions::new()
         .read(true)
         .write(true)
         .custom_flags(libc::O_EXCL)
@@ -133,6 +136,10 @@ pub fn wipe(disk: &Disk, how: How, told: &dyn Fn(u64)) -> Result<Done, WipeError
     // The plan may be older than the answer of a disk that wore out.
     if sys::is_read_only(&file).unwrap_or(false) {
         return Err(WipeError::ReadOnly);
+    }
+    let size = file.seek(io::SeekFrom::End(0)).map_err(during("seek"))?;
+    if size != disk.size {
+        return Err(WipeError::Changed(size));
     }
     let table = partitions::read(&file, disk.size, disk.sector);
     let regions = regions(disk.size, &table.partitions);
@@ -288,6 +295,16 @@ mod tests {
         assert!(matches!(verify(&file, 8 << 20), Err(WipeError::NotZero(at)) if at == (8 << 20) - SAMPLE));
         assert_eq!(verify(&file, 4096).unwrap(), 1);
         assert_eq!(verify(&file, 512).unwrap(), 0);
+    }
+
+    #[test]
+    fn a_disk_of_another_size_is_another_disk() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("sda");
+        std::fs::write(&path, [1; 4096]).unwrap();
+        let disk = Disk { path: path.clone(), size: 8192, ..Disk::default() };
+        assert!(matches!(wipe(&disk, How::default(), &|_| {}), Err(WipeError::Changed(4096))));
+        assert_eq!(std::fs::read(path).unwrap(), [1; 4096]);
     }
 
     #[test]

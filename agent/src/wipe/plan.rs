@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::disks::{Disk, Kind};
-use crate::keep::{Keep, Rule};
+use agent_wire::keep::{Keep, Rule};
 
 /// What becomes of a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,7 +80,7 @@ fn objection(disk: &Disk, keep: &Keep) -> Option<Reason> {
         .or_else(|| disk.read_only.then_some(Reason::ReadOnly))
         .or_else(|| disk.boot_medium.then_some(Reason::BootMedium))
         .or_else(|| disk.mounted.then_some(Reason::Mounted))
-        .or_else(|| keep.matching(disk).cloned().map(Reason::Kept))
+        .or_else(|| keep.matching(disk.names()).cloned().map(Reason::Kept))
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The operator's keep list: disks that no wipe may touch.
 //!
-//! It reaches the agent as the kernel argument `bootlace.keep`, entries separated by commas:
+//! It reaches the agent as the kernel argument `bootlace.keep`, entries separated by commas; the appliance reads
+//! it with the same parser when it starts, and writes the argument with [`Keep`]'s `Display`:
 //!
 //! ```text
 //! keep  = entry *( "," entry )
@@ -17,8 +18,6 @@
 
 use std::fmt;
 
-use crate::disks::Disk;
-
 /// More entries than any machine has disks; a longer list does not fit the kernel's command line anyway.
 pub const MAX_ENTRIES: usize = 256;
 /// Bytes from which on the kernel cuts its command line off (`COMMAND_LINE_SIZE` of x86 and arm64, less
@@ -26,6 +25,17 @@ pub const MAX_ENTRIES: usize = 256;
 pub const CMDLINE_LIMIT: usize = 2047;
 /// Hex digits of the shortest world wide name (NAA 5, EUI-64).
 const SHORT_WWN: usize = 16;
+
+/// What the list is compared with.
+#[derive(Clone, Copy, Debug)]
+pub struct DiskNames<'a> {
+    /// Serial number, empty when there is none.
+    pub serial: &'a str,
+    /// World wide names as the kernel tells them.
+    pub wwns: &'a [String],
+    /// Bytes.
+    pub size: u64,
+}
 
 /// Disks to leave alone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -102,14 +112,24 @@ impl Keep {
     }
 
     /// The first entry that means this disk.
-    pub fn matching(&self, disk: &Disk) -> Option<&Rule> {
+    pub fn matching(&self, disk: DiskNames<'_>) -> Option<&Rule> {
         self.rules.iter().find(|rule| rule.matches(disk))
+    }
+}
+
+impl fmt::Display for Keep {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, rule) in self.rules.iter().enumerate() {
+            let comma = if index == 0 { "" } else { "," };
+            write!(out, "{comma}{rule}")?;
+        }
+        Ok(())
     }
 }
 
 impl Rule {
     /// Whether the entry means this disk.
-    pub fn matches(&self, disk: &Disk) -> bool {
+    pub fn matches(&self, disk: DiskNames<'_>) -> bool {
         match self {
             Self::Serial(serial) => disk.serial.trim().eq_ignore_ascii_case(serial),
             Self::Wwn(wanted) => {
@@ -131,7 +151,16 @@ impl Rule {
 impl fmt::Display for Rule {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Serial(serial) => write!(out, "serial:{serial}"),
+            Self::Serial(serial) => {
+                out.write_str("serial:")?;
+                serial.bytes().try_for_each(|byte| match byte {
+                    b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' => {
+                        write!(out, "{}", char::from(byte))
+                    }
+                    // Neither the boot loader nor the kernel may take it for something of their own.
+                    byte => write!(out, "%{byte:02X}"),
+                })
+            }
             Self::Wwn(wwn) => write!(out, "wwn:{wwn}"),
             Self::Size(compare, size) => {
                 let sign = match compare {
@@ -240,8 +269,9 @@ fn decode(text: &str) -> Result<String, &'static str> {
 mod tests {
     use super::*;
 
-    fn disk(serial: &str, wwn: &str, size: u64) -> Disk {
-        Disk { serial: serial.into(), wwns: vec![wwn.into()], size, ..Disk::default() }
+    fn kept(list: &str, serial: &str, wwn: &str, size: u64) -> bool {
+        let wwns: Vec<String> = [wwn.to_owned()].into_iter().filter(|wwn| !wwn.is_empty()).collect();
+        Keep::parse(list).unwrap().matching(DiskNames { serial, wwns: &wwns, size }).is_some()
     }
 
     #[test]
@@ -269,17 +299,31 @@ mod tests {
             ("size:=2T", false),
             ("size:>3T,serial:%58YZ", true),
         ] {
-            let keep = Keep::parse(list).unwrap();
-            assert_eq!(keep.matching(&disk("XYZ", wwn, two_tb)).is_some(), kept, "{list}");
+            assert_eq!(self::kept(list, "XYZ", wwn, two_tb), kept, "{list}");
         }
-        let long = disk("", "naa.600508b1001c5e7a0123456789abcdef", 1);
-        assert!(Keep::parse("wwn:0x600508b1001c5e7a").unwrap().matching(&long).is_some());
+        assert!(self::kept("wwn:0x600508b1001c5e7a", "", "naa.600508b1001c5e7a0123456789abcdef", 1));
     }
 
     #[test]
     fn a_disk_that_tells_nothing_matches_no_name() {
-        let nameless = Disk { size: 5, ..Disk::default() };
-        assert_eq!(Keep::parse("serial:a,wwn:b").unwrap().matching(&nameless), None);
+        assert!(!kept("serial:a,wwn:b", "", "", 5));
+    }
+
+    #[test]
+    fn a_list_is_written_so_that_it_is_read_again() {
+        let keep = Keep::parse("serial:A%20b%2Cc#d/,wwn:0x5000c500a1b2c3d4,size:>=2T").unwrap();
+        let text = keep.to_string();
+        assert_eq!(text, "serial:A%20b%2Cc%23d%2F,wwn:5000c500a1b2c3d4,size:>=2000000000000");
+        assert_eq!(Keep::parse(&text).unwrap(), keep);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_list_panics_and_what_is_understood_survives_writing(text in ".{0,80}") {
+            if let Ok(keep) = Keep::parse(&text) {
+                assert_eq!(Keep::parse(&keep.to_string()).unwrap(), keep);
+            }
+        }
     }
 
     #[test]
