@@ -16,7 +16,7 @@ use crate::inventory::{self, Inventory, Source};
 use crate::machine::{BareMetal, Machine};
 use crate::retry::Backoff;
 use crate::service::Agent;
-use crate::{join, net, say, sys};
+use crate::{join, modules, net, say, sys};
 
 /// A tunnel of a machine that is not known yet may be refused, so the join goes first; a machine that
 /// cannot join is still worth a tunnel, after this.
@@ -115,6 +115,7 @@ async fn serve(
     // When there is none, the network has said why.
     let Some(first) = addresses.recv().await else { return Ok(()) };
     // Only now: the fingerprint covers every NIC, and the last driver may have come up late.
+    let _ = tokio::task::spawn_blocking(modules::settle).await;
     let randomness = identity::randomness().await;
     let identity = Identity::read(Path::new(identity::DMI), Path::new(net::SYS_NET), randomness)?;
     say!("this machine is {}", identity.uuid);
