@@ -2,16 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use cosi::Phase;
-use netboot::boot::{BootAnswer, BootBody, BootPolicy, BootRequest, Refusal, Vouchers, disk_body};
+use netboot::boot::{BootAnswer, BootBody, BootPolicy, BootRequest, Refusal, VALID_FOR, Vouchers, disk_body};
 use netboot::firmware::Arch;
 use netboot::ipxe::{
     BaseUrl, Command, DiskMethod, KernelArgs, Script, ScriptError, Word, agent_script, talos_script,
 };
-use netboot::journal::Event;
+use netboot::journal::{Event, Step};
 use netboot::{Mac, Time};
 use netboot_assets::AssetDir;
 use netboot_assets::factory::{BootSource, Image, ImageSource};
@@ -72,22 +72,41 @@ impl Policy {
     /// get another lease than its firmware had.
     pub(crate) fn saw(&self, event: &Event) {
         if let (Some(mac), Some(address)) = (event.mac, event.address) {
-            self.vouchers.lock().unwrap_or_else(PoisonError::into_inner).moved(mac, address);
+            self.vouchers().moved(mac, address);
         }
     }
 
+    /// Takes up the boots that were in progress when the last process ended, from its journal: a machine that
+    /// got its script from that one asks this one for its configuration.
+    pub(crate) fn recall<'a>(&self, events: impl IntoIterator<Item = &'a Event>, now_ms: u64) {
+        let now = self.now();
+        for event in events {
+            let age = Duration::from_millis(now_ms.saturating_sub(event.at_ms));
+            if age > VALID_FOR {
+                continue;
+            }
+            if let (Step::ScriptServed { mode, .. }, Some(uuid), Some(peer)) =
+                (&event.step, event.uuid, event.address)
+                && [BootMode::Agent, BootMode::Talos].iter().any(|network| network.as_str() == mode)
+            {
+                self.vouchers().vouch(now - age, uuid, event.mac, peer);
+            }
+            self.saw(event);
+        }
+    }
+
+    /// Begins at [`VALID_FOR`], so that what happened before has a time too.
     fn now(&self) -> Time {
-        Time::from_micros(u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX))
+        Time::ZERO + VALID_FOR + self.started.elapsed()
+    }
+
+    fn vouchers(&self) -> MutexGuard<'_, Vouchers> {
+        self.vouchers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn vouch(&self, request: &BootRequest) {
         let now = self.now();
-        self.vouchers.lock().unwrap_or_else(PoisonError::into_inner).vouch(
-            now,
-            request.uuid,
-            request.mac,
-            request.peer,
-        );
+        self.vouchers().vouch(now, request.uuid, request.mac, request.peer);
     }
 
     fn body(&self, mode: BootMode, machine: &MachineView, arch: Arch) -> Result<BootBody, Unbootable> {
@@ -197,7 +216,7 @@ impl BootPolicy for Policy {
     fn join_config(&self, uuid: Option<Uuid>, peer: IpAddr) -> Result<String, Refusal> {
         let uuid = uuid.ok_or_else(|| Refusal::Forbidden("no machine is named".into()))?;
         let now = self.now();
-        let vouched = self.vouchers.lock().unwrap_or_else(PoisonError::into_inner).check(now, uuid, peer);
+        let vouched = self.vouchers().check(now, uuid, peer);
         match vouched {
             Ok(()) => {}
             Err(netboot::boot::Reason::TooMany) => return Err(Refusal::TooMany),

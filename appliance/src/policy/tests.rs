@@ -244,3 +244,26 @@ fn talos_own_agent_comes_from_the_factory() {
     assert_eq!(answer.mode, "agent-pxe");
     assert!(text(&answer).contains("https://pxe.example.org/v1.13.7"), "{}", text(&answer));
 }
+
+#[test]
+fn a_boot_in_progress_outlives_the_appliance() {
+    let view = view();
+    apply(&view, Part::Infra, UUID, &InfraMachineSpec::default());
+    let policy = policy(view);
+    let script = |at_ms, mode: &str, uuid: Uuid| {
+        let step = Step::ScriptServed { mode: mode.into(), reason: String::new() };
+        Event::new(at_ms, step).with_uuid(uuid).with_mac(request().mac).with_address(PEER)
+    };
+    let minute = 60_000;
+    let (old, rejected) = (Uuid::from_u128(1), Uuid::from_u128(2));
+    let journal = [
+        script(0, "agent-pxe", old),
+        script(19 * minute, "talos-disk", rejected),
+        script(19 * minute, "agent-pxe", request().uuid),
+    ];
+    policy.recall(&journal, 20 * minute);
+    assert!(policy.join_config(Some(request().uuid), PEER).is_ok());
+    assert!(policy.join_config(Some(request().uuid), STRANGER).is_err());
+    assert!(policy.join_config(Some(old), PEER).is_err(), "long over");
+    assert!(policy.join_config(Some(rejected), PEER).is_err(), "a rejected machine gets no token");
+}

@@ -16,6 +16,7 @@ use omni_link::view::View;
 use super::Site;
 use super::sockets::BootSockets;
 use crate::policy::{Images, Policy, Settings};
+use crate::recorder::unix_millis;
 
 pub(super) fn start(
     site: &mut Site,
@@ -50,6 +51,7 @@ pub(super) fn start(
     let (factory, worker) = FactoryImages::new(factory);
     let images = Images { assets: assets.clone(), factory: Arc::new(factory) };
     let policy = Arc::new(Policy::new(settings, images, view));
+    policy.recall(site.recorder.since(0).iter().map(|entry| &entry.event), unix_millis());
     let sink: Sink = {
         let (policy, journal) = (Arc::clone(&policy), site.recorder.sink());
         Arc::new(move |event| {
