@@ -14,11 +14,16 @@ const LAST_WORDS: Duration = Duration::from_secs(10);
 
 /// The agent as PID 1. Ends with a reboot.
 pub fn main() -> ! {
-    run(boot::run())
+    // It waits for the drivers by itself, where it needs them.
+    work_on(false, boot::run())
 }
 
 /// Anything as PID 1: prepares the machine, loads the modules and runs `work`. Ends with a reboot.
 pub fn run<E: std::error::Error>(work: impl Future<Output = Result<(), E>>) -> ! {
+    work_on(true, work)
+}
+
+fn work_on<E: std::error::Error>(settle: bool, work: impl Future<Output = Result<(), E>>) -> ! {
     std::panic::set_hook(Box::new(|panic| {
         // The process aborts after this; a kernel without PID 1 would stand still.
         say!("this should not happen: {panic}");
@@ -27,6 +32,9 @@ pub fn run<E: std::error::Error>(work: impl Future<Output = Result<(), E>>) -> !
     prepare();
     say!("version {} on Linux {}", env!("CARGO_PKG_VERSION"), kernel_release());
     modules::load(Path::new(modules::ORDER));
+    if settle {
+        modules::settle();
+    }
     match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => match runtime.block_on(work) {
             Ok(()) => say!("nothing is left to do"),
