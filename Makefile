@@ -14,7 +14,7 @@ TALOS_DIR     := $(BUILD)/assets/image/$(SCHEMATIC)/$(TALOS_VERSION)
 KVER     = $(shell ls /lib/modules | grep -- '-cloud-amd64$$' | sort -V | tail -n 1)
 FUZZ_ITERATIONS ?= 2000000
 
-.PHONY: help setup build images check unit test e2e demo conformance fuzz clean
+.PHONY: help setup build images check unit test e2e demo bench conformance fuzz clean
 
 help: ## Lists the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -44,7 +44,7 @@ check: ## Format, lints, docs, unit and property tests; cargo-deny where it is i
 
 unit: setup ## Unit, property and fuzz-smoke tests, without virtual machines
 	cargo test --workspace --exclude testbed
-	cargo test -p testbed --lib --test architecture --test contract
+	cargo test -p testbed --lib --test architecture --test contract --test conflicts --test chaos
 
 test: unit e2e ## Everything: unit, property and end-to-end tests in QEMU
 
@@ -53,6 +53,10 @@ e2e: images ## Boots machines over the virtual PXE network (needs root)
 
 demo: images ## Three machines, three firmwares: from power-on to an installed system (KEEP=1 leaves it running)
 	$(BIN)/demo $(if $(KEEP),--keep)
+
+bench: build ## CPU of a boot decision, and the appliance with 2,000 machines
+	cargo bench -p testbed --bench decision
+	cargo test -p testbed --test scale -- --nocapture --include-ignored
 
 conformance: build ## Omni's own Go clients against the hub (needs Go)
 	tests/conformance/run.sh

@@ -24,7 +24,6 @@ fn state(dir: &tempfile::TempDir) -> ValidatedState {
 }
 
 #[tokio::test]
-#[ignore = "the hub checks the rules before the version: the loser is told of a rule that it did not break"]
 async fn an_update_of_an_old_version_is_a_conflict_even_if_the_machine_was_accepted_meanwhile() {
     let dir = tempfile::tempdir().unwrap();
     let state = state(&dir);
@@ -37,7 +36,6 @@ async fn an_update_of_an_old_version_is_a_conflict_even_if_the_machine_was_accep
 }
 
 #[tokio::test]
-#[ignore = "the hub checks the rules before it looks whether there is one: the loser does not learn that there is"]
 async fn a_second_creation_is_told_that_there_is_one_even_if_the_machine_was_accepted_meanwhile() {
     let dir = tempfile::tempdir().unwrap();
     let state = state(&dir);

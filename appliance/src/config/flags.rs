@@ -5,6 +5,11 @@ use std::path::PathBuf;
 
 /// Flags that override keys of the file.
 #[derive(Debug, Default, Clone, clap::Args)]
+#[allow(
+    rustdoc::bare_urls,
+    rustdoc::broken_intra_doc_links,
+    reason = "clap prints these comments as they are"
+)]
 pub(crate) struct Overrides {
     /// Provider id in Omni [default: bare-metal]
     #[arg(long)]

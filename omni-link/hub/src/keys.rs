@@ -14,7 +14,7 @@ use provider::specs::public_key_spec::Type;
 use crate::limits::{MAX_ARMORED_KEY, RETRY_PAUSE};
 use crate::store::{Store, decode, kind};
 
-/// All keys by fingerprint, kept up to date by [`run`]. Clones are the same.
+/// All keys by fingerprint, kept up to date by a watch. Clones are the same.
 #[derive(Clone, Default)]
 pub(crate) struct Keys {
     by_fingerprint: Arc<RwLock<HashMap<String, PublicKey>>>,

@@ -178,13 +178,27 @@ impl State for ValidatedState {
 
     async fn create(&self, mut resource: Resource, owner: &str) -> Result<Resource, StateError> {
         render::fill(&mut resource)?;
-        self.check_write(&resource).await?;
+        if let Err(refused) = self.check_write(&resource).await {
+            return Err(match self.inner.get(&resource.pointer()).await {
+                Ok(_) => StateError::AlreadyExists(format!("{} exists already", resource.pointer())),
+                Err(_) => refused,
+            });
+        }
         self.inner.create(resource, owner).await
     }
 
     async fn update(&self, mut resource: Resource, options: &UpdateOptions) -> Result<Resource, StateError> {
         render::fill(&mut resource)?;
-        self.check_write(&resource).await?;
+        if let Err(refused) = self.check_write(&resource).await {
+            // Who lost a race is told of the race, not of a rule: the usual retry works then.
+            let stored = self.inner.get(&resource.pointer()).await;
+            return Err(match stored {
+                Ok(stored) if stored.metadata.version != resource.metadata.version => {
+                    StateError::VersionConflict(format!("{} was changed meanwhile", resource.pointer()))
+                }
+                Ok(_) | Err(_) => refused,
+            });
+        }
         if resource.is_tearing_down() {
             // A teardown by update, as clients do it that do not know the call.
             self.check_removal(&resource.pointer()).await?;

@@ -50,14 +50,16 @@ impl PowerState {
         self.asked = Some(Instant::now());
     }
 
-    /// Asks the controller when the last answer is old. An error makes the state unknown.
+    /// Asks the controller when the last answer is old. An error makes the state unknown, and the next step
+    /// asks again.
     pub(super) async fn poll(&mut self, spec: &BmcConfigurationSpec) -> Result<(), SwitchError> {
         if self.asked.is_some_and(|asked| asked.elapsed() < POLL_INTERVAL) {
             return Ok(());
         }
-        self.asked = Some(Instant::now());
+        self.asked = None;
         self.on = None;
-        self.on = Some(bmc(spec)?.is_powered_on().await?);
+        let on = bmc(spec)?.is_powered_on().await?;
+        self.set(on);
         Ok(())
     }
 }
