@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use agent_wire::keep::Keep;
 use netboot::ipxe::{DiskMethod, KernelArgs};
 use netboot_assets::factory::FactoryConfig;
 use power::PxeMode;
@@ -19,6 +20,8 @@ use super::{Agent, AgentKind, Api, Boot, Config, ConfigError, Hub, Netboot, Omni
 const DEFAULT_STATE_DIR: &str = "/var/lib/bootlace";
 /// Image Factory's schematic without any customization.
 const EMPTY_SCHEMATIC: &str = "376567988ad370138ad8b2698212367b8edcb69b5fd68c80be1f2ec7d603b4ba";
+/// Where the agent reads what to keep.
+const KEEP_ARGUMENT: &str = "bootlace.keep=";
 /// `sockaddr_un.sun_path` holds 108 bytes with its NUL.
 const SOCKET_PATH_MAX: usize = 107;
 /// The hub's API is for this host unless told otherwise.
@@ -110,7 +113,7 @@ impl Checker<'_> {
                 tftp_port: file.netboot.tftp_port.unwrap_or(69),
             },
             boot: self.boot(&file.boot, flags.omni_ca_file.clone().or(file.omni.ca_file.clone()), flags)?,
-            agent: self.agent(&file.agent, flags)?,
+            agent: self.agent(&file.agent, &file.wipe, flags)?,
             omni: self.omni(&file.omni, flags)?,
             provider: Provider {
                 name: flags
@@ -246,7 +249,7 @@ impl Checker<'_> {
         })
     }
 
-    fn agent(&self, agent: &file::Agent, flags: &Overrides) -> Result<Agent, ConfigError> {
+    fn agent(&self, agent: &file::Agent, wipe: &file::Wipe, flags: &Overrides) -> Result<Agent, ConfigError> {
         let version = self.pick(
             &flags.agent_mode_talos_version,
             "--agent-mode-talos-version",
@@ -258,12 +261,16 @@ impl Checker<'_> {
                 ok.then(|| version.to_owned()).ok_or("write a version such as v1.13.7")
             },
         )?;
+        let kind = self.pick(&None, "", &agent.kind, "agent.kind", "bootlace", |kind| match kind {
+            "bootlace" => Ok(AgentKind::Bootlace),
+            "talos" if !wipe.keep.is_empty() => {
+                Err("with [wipe] keep only the agent of kind bootlace will do: Talos' own wipes every disk")
+            }
+            "talos" => Ok(AgentKind::Talos { version: version.clone() }),
+            _ => Err("use bootlace or talos"),
+        })?;
         Ok(Agent {
-            kind: self.pick(&None, "", &agent.kind, "agent.kind", "bootlace", |kind| match kind {
-                "bootlace" => Ok(AgentKind::Bootlace),
-                "talos" => Ok(AgentKind::Talos { version: version.clone() }),
-                _ => Err("use bootlace or talos"),
-            })?,
+            kind,
             test_mode: flags.agent_test_mode || agent.test_mode,
             call_timeout: self.duration(
                 &flags.agent_call_timeout,
@@ -286,7 +293,21 @@ impl Checker<'_> {
                 "agent.zeroes_wipe_timeout",
                 "24h",
             )?,
-            extra_kernel_args: self.kernel_args(&agent.extra_kernel_args, "agent.extra_kernel_args")?,
+            extra_kernel_args: self
+                .kernel_args(&agent.extra_kernel_args, "agent.extra_kernel_args")?
+                .and(&self.keep(&wipe.keep)?),
+        })
+    }
+
+    /// The disks to keep, as the agent reads them.
+    fn keep(&self, entries: &[Spanned<String>]) -> Result<KernelArgs, ConfigError> {
+        entries.iter().try_fold(KernelArgs::new(), |args, entry| {
+            let wrong = |message: String| ConfigError::Invalid {
+                place: format!("{}:{}: wipe.keep", self.name, line_of(self.text, &entry.span())),
+                message,
+            };
+            let keep = Keep::parse(entry.get_ref()).map_err(|error| wrong(error.to_string()))?;
+            args.arg(&format!("{KEEP_ARGUMENT}{keep}")).map_err(|error| wrong(error.to_string()))
         })
     }
 

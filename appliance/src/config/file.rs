@@ -39,6 +39,8 @@ pub(super) struct File {
     pub provider: Provider,
     /// The embedded control plane.
     pub hub: Hub,
+    /// What a wipe leaves alone.
+    pub wipe: Wipe,
     /// Logging.
     pub log: Log,
 }
@@ -135,6 +137,14 @@ pub(super) struct Provider {
     pub name: Option<String>,
     /// Shown in Omni.
     pub description: Option<String>,
+}
+
+/// `[wipe]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Wipe {
+    /// Disks that are never wiped: `serial:TEXT`, `wwn:TEXT`, `size:>=2T`.
+    pub keep: Vec<Spanned<String>>,
 }
 
 /// `[hub]`

@@ -105,3 +105,22 @@ fn an_endpoint_without_a_known_scheme_is_refused() {
     let text = error("[omni]\napi_endpoint = \"omni.example.org\"\n");
     assert!(text.starts_with("appliance.toml:2: omni.api_endpoint:"), "{text}");
 }
+
+#[test]
+fn disks_to_keep_reach_the_agent_by_kernel_argument() {
+    let config = parse("[wipe]\nkeep = [\"serial:DATA 1\", \"size:>=2T\"]\n").unwrap();
+    let args = config.agent.extra_kernel_args.to_string();
+    assert!(args.starts_with("bootlace.keep=serial:DATA%201 bootlace.keep=size:"), "{args}");
+}
+
+#[test]
+fn a_keep_list_that_cannot_be_read_is_named_with_its_line() {
+    let text = error("[wipe]\nkeep = [\n  \"serial:X\",\n  \"colour:red\",\n]\n");
+    assert!(text.starts_with("appliance.toml:4: wipe.keep:"), "{text}");
+}
+
+#[test]
+fn an_agent_that_knows_no_keep_list_is_refused_with_one() {
+    let text = error("[agent]\nkind = \"talos\"\n[wipe]\nkeep = [\"serial:X\"]\n");
+    assert!(text.starts_with("appliance.toml:2: agent.kind:"), "{text}");
+}
