@@ -52,7 +52,8 @@ impl Drop for Router {
     }
 }
 
-/// No PXE option anywhere. `no-ping` saves 3 s of ARP probing per machine, the advertisement (lifetime 0, so no
+/// No PXE option anywhere. It stays what it is, root: whoever changes user or group loses the signal that takes it
+/// along when its parent dies. `no-ping` saves 3 s of ARP probing per machine, the advertisement (lifetime 0, so no
 /// default route) the 15 s that iPXE waits for a router when none answers.
 fn dnsmasq_config(dir: &Path) -> String {
     let dir = dir.display();
@@ -61,6 +62,7 @@ fn dnsmasq_config(dir: &Path) -> String {
          interface=eth0\n\
          bind-interfaces\n\
          user=root\n\
+         group=root\n\
          pid-file={dir}/router.pid\n\
          dhcp-range=10.88.0.100,10.88.0.200,255.255.255.0,1h\n\
          dhcp-leasefile={dir}/router.leases\n\
