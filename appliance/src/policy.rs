@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use cosi::Phase;
-use netboot::boot::{BootAnswer, BootBody, BootPolicy, BootRequest, Refusal, VALID_FOR, Vouchers, disk_body};
+use netboot::boot::{
+    BootAnswer, BootBody, BootPolicy, BootRequest, Reason, Refusal, VALID_FOR, Vouchers, disk_body,
+};
 use netboot::firmware::Arch;
 use netboot::ipxe::{
     BaseUrl, Command, DiskMethod, KernelArgs, Script, ScriptError, Word, agent_script, talos_script,
@@ -219,10 +221,11 @@ impl BootPolicy for Policy {
         let vouched = self.vouchers().check(now, uuid, peer);
         match vouched {
             Ok(()) => {}
-            Err(netboot::boot::Reason::TooMany) => return Err(Refusal::TooMany),
             // Talos asks again at its first boot from disk, which may come at any time.
-            Err(_) if self.view.machine(&uuid.to_string()).as_deref().is_some_and(runs_talos) => {}
-            Err(reason) => return Err(Refusal::Forbidden(reason.to_string())),
+            Err(reason)
+                if reason != Reason::TooMany
+                    && self.view.machine(&uuid.to_string()).as_deref().is_some_and(runs_talos) => {}
+            Err(reason) => return Err(reason.into()),
         }
         let join = self.view.join_config();
         let join = join.ok_or_else(|| Refusal::Unavailable("Omni gave no join configuration yet".into()))?;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use agent_wire::keep::Keep;
-use netboot::ipxe::{DiskMethod, KernelArgs};
+use netboot::ipxe::KernelArgs;
 use netboot_assets::factory::FactoryConfig;
 use power::PxeMode;
 use provider::machine_config::ExtraDocuments;
@@ -174,12 +174,7 @@ impl Checker<'_> {
                 &boot.from_disk_method,
                 "boot.from_disk_method",
                 "ipxe-exit",
-                |method| match method {
-                    "ipxe-exit" => Ok(DiskMethod::IpxeExit),
-                    "http-404" => Ok(DiskMethod::Http404),
-                    "ipxe-sanboot" => Ok(DiskMethod::IpxeSanboot),
-                    _ => Err("use ipxe-exit, http-404 or ipxe-sanboot"),
-                },
+                |method| method.parse().map_err(|_| "use ipxe-exit, http-404 or ipxe-sanboot"),
             )?,
             pxe_mode: self.pick(
                 &flags.ipmi_pxe_boot_mode,
