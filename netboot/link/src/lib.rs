@@ -10,6 +10,7 @@
 
 mod clock;
 pub mod dhcp;
+pub mod frames;
 pub mod http;
 mod sys;
 pub mod tftp;

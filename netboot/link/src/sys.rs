@@ -1,16 +1,19 @@
 //! The system calls that no safe crate offers: packet sockets with a filter.
 #![allow(unsafe_code, reason = "AF_PACKET addresses and classic BPF filters have no safe wrapper in nix")]
 
+pub(crate) mod batch;
+
 use std::io;
 use std::mem::{size_of, zeroed};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
+use netboot::Mac;
 use nix::libc;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 /// One instruction of a classic BPF program.
-pub(crate) type Instruction = libc::sock_filter;
+pub type Instruction = libc::sock_filter;
 
 /// `linux/if_packet.h`: frames that this host sends are not shown to the socket (Linux 4.20).
 const PACKET_IGNORE_OUTGOING: libc::c_int = 23;
@@ -32,6 +35,24 @@ impl PacketSocket {
     /// Opens a non-blocking socket that sees the interface's IPv4 frames which pass the filter. Frames are
     /// seen only once the filter stands.
     pub(crate) fn open(interface: u32, filter: &[Instruction]) -> io::Result<Self> {
+        let socket = Self::new(filter)?;
+        socket.bind(interface, libc::ETH_P_IP as u16)?;
+        Ok(socket)
+    }
+
+    /// As [`PacketSocket::open`], for frames of every protocol, each with the VLAN tag that the kernel took off.
+    /// With `card_header` each frame has a `virtio_net_hdr` in front, both ways.
+    pub(crate) fn open_tagged(interface: u32, filter: &[Instruction], card_header: bool) -> io::Result<Self> {
+        let socket = Self::new(filter)?;
+        set_option(&socket.0, libc::SOL_PACKET, libc::PACKET_AUXDATA, &1_i32)?;
+        if card_header {
+            set_option(&socket.0, libc::SOL_PACKET, libc::PACKET_VNET_HDR, &1_i32)?;
+        }
+        socket.bind(interface, libc::ETH_P_ALL as u16)?;
+        Ok(socket)
+    }
+
+    fn new(filter: &[Instruction]) -> io::Result<Self> {
         let kind = libc::SOCK_RAW | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
         // SAFETY: no pointers; the result is checked. Protocol 0 receives nothing until bind.
         let fd = checked(unsafe { libc::socket(libc::AF_PACKET, kind, 0) })?;
@@ -40,21 +61,39 @@ impl PacketSocket {
         attach_filter(&socket.0, filter)?;
         // Old kernels do not know it; `receive` tells such frames apart as well.
         let _ = set_option(&socket.0, libc::SOL_PACKET, PACKET_IGNORE_OUTGOING, &1_i32);
+        Ok(socket)
+    }
+
+    fn bind(&self, interface: u32, protocol: u16) -> io::Result<()> {
         // SAFETY: all zero is a valid sockaddr_ll.
         let mut address: libc::sockaddr_ll = unsafe { zeroed() };
         address.sll_family = libc::AF_PACKET as u16;
-        address.sll_protocol = (libc::ETH_P_IP as u16).to_be();
+        address.sll_protocol = protocol.to_be();
         address.sll_ifindex = i32::try_from(interface).map_err(io::Error::other)?;
         let length = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
         // SAFETY: `address` is a sockaddr_ll of `length` bytes that outlives the call.
-        checked(unsafe { libc::bind(fd, (&raw const address).cast(), length) })?;
-        Ok(socket)
+        checked(unsafe { libc::bind(self.0.as_raw_fd(), (&raw const address).cast(), length) })?;
+        Ok(())
+    }
+
+    /// Has the card take frames to one more address; a card that cannot takes all.
+    pub(crate) fn join(&self, interface: u32, mac: Mac) -> io::Result<()> {
+        let mut address = [0; 8];
+        address[..6].copy_from_slice(&mac.0);
+        let wanted = libc::packet_mreq {
+            mr_ifindex: i32::try_from(interface).map_err(io::Error::other)?,
+            mr_type: libc::PACKET_MR_UNICAST as u16,
+            mr_alen: 6,
+            mr_address: address,
+        };
+        set_option(&self.0, libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP, &wanted)
     }
 
     /// Lets the runtime tell when frames wait.
     pub(crate) fn register(self) -> io::Result<AsyncFd<Self>> {
         // SAFETY: `as_raw_fd` names the same descriptor for the whole life of the value, which owns it.
-        unsafe { AsyncFd::register_with_interest(self, Interest::READABLE) }.map_err(io::Error::from)
+        unsafe { AsyncFd::register_with_interest(self, Interest::READABLE | Interest::WRITABLE) }
+            .map_err(io::Error::from)
     }
 
     /// Takes one frame from the queue; a longer one is cut.
