@@ -19,7 +19,7 @@ mod session;
 pub use client::{Client, ClientError, Wanted};
 pub use name::{MAX_NAME, NameError, clean_name};
 pub use packet::{ErrorCode, Mode, Options, Packet, ParseError, Request};
-pub use server::{Counters, Event, FailReason, Files, Limits, Server};
+pub use server::{Burst, Counters, Event, FailReason, Files, Limits, Server};
 
 /// The largest block offered: an Ethernet MTU of 1500 less 20 of IPv4, 8 of UDP and 4 of TFTP. More would be
 /// sent as IP fragments, which PXE ROMs often cannot put together.
@@ -31,6 +31,15 @@ pub const DEFAULT_BLOCK_SIZE: u16 = 512;
 /// The largest window offered: 64 blocks of 1468 bytes are 92 KiB, within the usual receive buffer of a
 /// client's kernel (208 KiB) and many times what firmware asks for (EDK2: 4).
 pub const MAX_WINDOW: u16 = 64;
+
+/// Datagrams of one [`Burst`] at most: `UDP_MAX_SEGMENTS` of the kernels before 6.9.
+pub const BURST_DATAGRAMS: usize = 64;
+/// Bytes of one [`Burst`] at most: what one send to an IPv4 socket takes.
+pub const BURST_BYTES: usize = 65_535 - IP_AND_UDP;
+
+const IP_AND_UDP: usize = 20 + 8;
+/// Opcode and block number.
+const DATA_HEADER: usize = 4;
 
 #[cfg(test)]
 mod tests;

@@ -258,6 +258,11 @@ impl<'a> Packet<'a> {
     /// Writes the packet into `out`, replacing what it holds.
     pub fn emit_into(&self, out: &mut Vec<u8>) {
         out.clear();
+        self.append_to(out);
+    }
+
+    /// Writes the packet behind what `out` holds.
+    pub(super) fn append_to(&self, out: &mut Vec<u8>) {
         match self {
             Self::Read(request) => request.emit(READ, out),
             Self::Write(request) => request.emit(WRITE, out),

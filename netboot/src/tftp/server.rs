@@ -10,7 +10,7 @@ use thiserror::Error;
 use super::name::{MAX_NAME, NameError, clean_name};
 use super::packet::{ErrorCode, Mode, Packet, ParseError, Request};
 use super::session::{Acked, Expired, Session};
-use super::{MAX_BLOCK_SIZE, MAX_WINDOW};
+use super::{BURST_DATAGRAMS, DATA_HEADER, IP_AND_UDP, MAX_BLOCK_SIZE, MAX_WINDOW, MIN_BLOCK_SIZE};
 use crate::Time;
 
 /// A request that repeats a transfer's own, this soon after the transfer last moved, is a late copy made by
@@ -50,6 +50,28 @@ impl Default for Limits {
             give_up: Duration::from_secs(20),
         }
     }
+}
+
+impl Limits {
+    /// The default, with blocks as large as an interface of this MTU carries whole (jumbo frames), and never
+    /// above what the standard knows. For clients beyond a router the path may be narrower: use the default.
+    #[must_use]
+    pub fn for_mtu(mtu: u16) -> Self {
+        let headers = (IP_AND_UDP + DATA_HEADER) as u16;
+        let max_block_size = mtu.saturating_sub(headers).max(MIN_BLOCK_SIZE);
+        Self { max_block_size, ..Self::default() }
+    }
+}
+
+/// Datagrams for one client, end to end in one buffer: what one `sendmsg` with `UDP_SEGMENT` takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Burst {
+    /// The client.
+    pub peer: SocketAddrV4,
+    /// The length of each datagram; only the last may be shorter (and holds at least its 4 bytes of header).
+    pub segment: usize,
+    /// How many there are: 1 to [`BURST_DATAGRAMS`], together at most [`BURST_BYTES`](super::BURST_BYTES).
+    pub datagrams: usize,
 }
 
 /// What happened, for the journal. A size probe (options agreed, then ended by the client) leaves no event.
@@ -195,10 +217,16 @@ impl Server {
             }
             self.deadlines.pop_first();
             let Some(session) = self.sessions.get_mut(&peer) else { continue };
+            if session.deadline > now {
+                session.armed = session.deadline;
+                self.deadlines.insert((session.armed, peer));
+                continue;
+            }
             match session.handle_timeout(now, self.limits.give_up) {
                 Expired::Retry => {
                     self.counters.timeouts += 1;
-                    self.deadlines.insert((session.deadline, peer));
+                    session.armed = session.deadline;
+                    self.deadlines.insert((session.armed, peer));
                     self.queue(peer);
                 }
                 Expired::GiveUp => {
@@ -211,7 +239,7 @@ impl Server {
         }
     }
 
-    /// When [`Server::handle_timeout`] is to be called next.
+    /// When [`Server::handle_timeout`] is to be called next. It may then find nothing to do.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Time> {
         self.deadlines.first().map(|(deadline, _)| *deadline)
@@ -225,21 +253,36 @@ impl Server {
 
     /// As [`Server::poll_transmit`], into a buffer that the driver keeps.
     pub fn poll_transmit_into(&mut self, out: &mut Vec<u8>) -> Option<SocketAddrV4> {
+        self.poll_burst_of(out, 1).map(|burst| burst.peer)
+    }
+
+    /// The next packets to send to one client, all that its window allows now: replaces what `out` holds, a
+    /// buffer that the driver keeps, so that nothing is allocated. Send `out` by one `sendmsg` with `UDP_SEGMENT`
+    /// = [`Burst::segment`] (needless when there is one datagram), or `out.chunks(segment)` one by one.
+    ///
+    /// Clients take turns, a burst each.
+    pub fn poll_burst(&mut self, out: &mut Vec<u8>) -> Option<Burst> {
+        self.poll_burst_of(out, BURST_DATAGRAMS)
+    }
+
+    fn poll_burst_of(&mut self, out: &mut Vec<u8>, most: usize) -> Option<Burst> {
+        out.clear();
         if let Some((peer, code, message)) = self.refusals.pop_front() {
             Packet::Error { code, message }.emit_into(out);
-            return Some(peer);
+            return Some(Burst { peer, segment: out.len(), datagrams: 1 });
         }
         while let Some(peer) = self.senders.pop_front() {
             let Some(session) = self.sessions.get_mut(&peer) else { continue };
             session.queued = false;
-            if !session.emit(out) {
+            let (segment, datagrams) = session.emit(out, most);
+            if datagrams == 0 {
                 continue;
             }
             if session.sending() {
-                self.counters.bytes_sent += out.len().saturating_sub(4) as u64;
+                self.counters.bytes_sent += out.len().saturating_sub(DATA_HEADER * datagrams) as u64;
             }
             self.queue(peer);
-            return Some(peer);
+            return Some(Burst { peer, segment, datagrams });
         }
         None
     }
@@ -295,7 +338,7 @@ impl Server {
         if session.sending() {
             self.events.push_back(Event::Started { peer, file: session.name.clone() });
         }
-        self.deadlines.insert((session.deadline, peer));
+        self.deadlines.insert((session.armed, peer));
         self.sessions.insert(peer, session);
         self.queue(peer);
     }
@@ -317,7 +360,6 @@ impl Server {
             self.counters.stray += 1;
             return;
         };
-        let old_deadline = session.deadline;
         match session.handle_ack(now, block) {
             Acked::Ignored => {
                 self.counters.stray += 1;
@@ -339,9 +381,11 @@ impl Server {
                 return;
             }
         }
-        let deadline = session.deadline;
-        self.deadlines.remove(&(old_deadline, from));
-        self.deadlines.insert((deadline, from));
+        if session.deadline < session.armed {
+            self.deadlines.remove(&(session.armed, from));
+            session.armed = session.deadline;
+            self.deadlines.insert((session.armed, from));
+        }
         self.queue(from);
     }
 
@@ -395,7 +439,7 @@ impl Server {
 
     fn remove(&mut self, peer: SocketAddrV4) -> Option<Session> {
         let session = self.sessions.remove(&peer)?;
-        self.deadlines.remove(&(session.deadline, peer));
+        self.deadlines.remove(&(session.armed, peer));
         Some(session)
     }
 

@@ -15,7 +15,7 @@ use std::time::Duration;
 use super::packet::{Options, Packet};
 use super::rtt::Rtt;
 use super::server::Limits;
-use super::{DEFAULT_BLOCK_SIZE, MIN_BLOCK_SIZE};
+use super::{BURST_BYTES, DATA_HEADER, DEFAULT_BLOCK_SIZE, MIN_BLOCK_SIZE};
 use crate::Time;
 
 /// What a session does with an ACK.
@@ -58,8 +58,11 @@ pub(super) struct Session {
     pub(super) started: Time,
     /// When the client last moved the transfer on.
     pub(super) progressed: Time,
-    /// When it acts on its own; the server's table of deadlines has the same entry.
+    /// When it acts on its own.
     pub(super) deadline: Time,
+    /// Where it stands in the server's table of deadlines: never later than [`Self::deadline`]. An ACK that puts
+    /// the deadline off leaves the table alone, and the early wake-up, one for each wait, moves the entry.
+    pub(super) armed: Time,
     /// Whether it stands in the server's queue of senders.
     pub(super) queued: bool,
     agreed: Options,
@@ -90,6 +93,7 @@ impl Session {
             started: now,
             progressed: now,
             deadline: now + rtt.timeout(),
+            armed: now + rtt.timeout(),
             queued: false,
             agreed,
             block_size: agreed.block_size.unwrap_or(DEFAULT_BLOCK_SIZE),
@@ -136,26 +140,36 @@ impl Session {
         }
     }
 
-    /// Writes the next packet into `out`, when there is one to send now.
-    pub(super) fn emit(&mut self, out: &mut Vec<u8>) -> bool {
+    /// Appends packets to `out`: as many as may be sent now, at most `most` and [`BURST_BYTES`]. All but the last
+    /// have the length that is returned first; how many there are comes second.
+    pub(super) fn emit(&mut self, out: &mut Vec<u8>, most: usize) -> (usize, usize) {
         if !self.wants_to_send() {
-            return false;
+            return (0, 0);
         }
+        let (total, window, size) = (self.total(), u64::from(self.window), usize::from(self.block_size));
         match &mut self.state {
             State::Negotiating { due } => {
                 *due = false;
-                Packet::OptionAck(self.agreed).emit_into(out);
+                let before = out.len();
+                Packet::OptionAck(self.agreed).append_to(out);
+                (out.len() - before, 1)
             }
-            State::Sending { next, highest, .. } => {
-                let size = usize::from(self.block_size);
-                let start = usize::try_from(*next - 1).map_or(self.file.len(), |index| index * size);
-                let end = (start + size).min(self.file.len());
-                Packet::Data { block: on_wire(*next), payload: &self.file[start..end] }.emit_into(out);
-                *highest = (*highest).max(*next);
-                *next += 1;
+            State::Sending { acked, next, highest } => {
+                let segment = DATA_HEADER + size;
+                let room = (BURST_BYTES / segment).clamp(1, most) as u64;
+                let until = total.min(*acked + window).min(*next + room - 1);
+                let count = until - *next + 1;
+                out.reserve(usize::try_from(count).map_or(0, |count| count * segment));
+                for block in *next..=until {
+                    let start = usize::try_from(block - 1).map_or(self.file.len(), |index| index * size);
+                    let end = (start + size).min(self.file.len());
+                    Packet::Data { block: on_wire(block), payload: &self.file[start..end] }.append_to(out);
+                }
+                *highest = (*highest).max(until);
+                *next = until + 1;
+                (segment, usize::try_from(count).unwrap_or(most))
             }
         }
-        true
     }
 
     /// The client says that everything up to `block` arrived.

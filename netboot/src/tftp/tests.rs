@@ -405,3 +405,73 @@ fn clients_take_turns() {
     let ports: Vec<_> = std::iter::from_fn(|| server.poll_transmit()).map(|(peer, _)| peer.port()).collect();
     assert_eq!(ports, [0, 1, 0, 1, 0, 1]);
 }
+
+#[test]
+fn a_burst_is_the_whole_window_cut_into_equal_segments() {
+    let mut bench = Bench::asked(100, window(8));
+    said(&mut bench.server);
+    bench.hear(1, &Packet::Ack { block: 0 }.emit());
+    let mut out = vec![7; 3];
+    let burst = bench.server.poll_burst(&mut out).unwrap();
+    assert_eq!(burst, Burst { peer: client(2000), segment: 12, datagrams: 8 });
+    let blocks: Vec<String> = out.chunks(burst.segment).map(say).collect();
+    assert_eq!(blocks, (1..=8).map(|block| format!("data {block} 8")).collect::<Vec<_>>());
+    assert_eq!(bench.server.poll_burst(&mut out), None);
+    bench.hear(2, &Packet::Ack { block: 8 }.emit());
+    let burst = bench.server.poll_burst(&mut out).unwrap();
+    assert_eq!((burst.datagrams, out.len()), (5, 4 * 12 + 4 + 4), "the last block is short");
+    assert_eq!(bench.server.counters().bytes_sent, 100);
+}
+
+#[test]
+fn a_burst_fits_one_send() {
+    let limits = Limits { max_window: u16::MAX, ..Limits::for_mtu(9000) };
+    for (block_size, datagrams) in [(8, 64), (1468, 44), (8968, 7)] {
+        let (mut server, shelf) = (Server::new(limits), Shelf::with("f", 2_000_000));
+        let options = Options { block_size: Some(block_size), window_size: Some(1_000), ..plain() };
+        server.handle_packet(at(0), client(1), &read("f", options), &shelf);
+        let mut out = Vec::new();
+        assert_eq!(server.poll_burst(&mut out).unwrap().datagrams, 1, "the OACK");
+        server.handle_packet(at(0), client(1), &Packet::Ack { block: 0 }.emit(), &shelf);
+        let mut sent = 0;
+        while let Some(burst) = server.poll_burst(&mut out) {
+            assert!(out.len() <= BURST_BYTES && burst.datagrams <= BURST_DATAGRAMS);
+            assert_eq!(out.len().div_ceil(burst.segment), burst.datagrams);
+            if sent == 0 {
+                assert_eq!(burst.datagrams, datagrams, "blocks of {block_size}");
+            }
+            sent += burst.datagrams;
+        }
+        let blocks = 2_000_000 / usize::from(block_size) + 1;
+        assert_eq!(sent, blocks.min(1_000), "a window, no more, until it is acknowledged");
+    }
+}
+
+#[test]
+fn blocks_grow_with_the_mtu_and_never_fall_below_the_least() {
+    assert_eq!(Limits::for_mtu(1500).max_block_size, MAX_BLOCK_SIZE);
+    assert_eq!(Limits::for_mtu(9000).max_block_size, 8968);
+    assert_eq!(Limits::for_mtu(0).max_block_size, MIN_BLOCK_SIZE);
+}
+
+#[test]
+fn a_session_takes_little_memory_beside_the_shared_file() {
+    // The session, its name, its places in three tables.
+    assert!(size_of::<super::session::Session>() + MAX_NAME + 3 * 64 <= 8 << 10);
+}
+
+#[test]
+fn acks_that_put_the_deadline_off_do_not_lose_it() {
+    let mut bench = Bench::asked(5000, plain());
+    said(&mut bench.server);
+    for block in 1..5_u16 {
+        assert_eq!(bench.ack(u64::from(block) * 20, block).len(), 1);
+    }
+    // The table of deadlines still has the one of the first ACK: it wakes early, and finds nothing to do.
+    let early = bench.server.poll_timeout().unwrap();
+    assert!(early < at(80 + 60), "{early}");
+    assert!(bench.wait(early.as_millis()).is_empty());
+    let due = bench.server.poll_timeout().unwrap();
+    assert!(due >= at(80 + 60), "{due}");
+    assert_eq!(bench.wait(due.as_millis() + 1), ["data 5 512"]);
+}
