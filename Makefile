@@ -62,8 +62,8 @@ conformance: build ## Omni's own Go clients against the hub (needs Go)
 	tests/conformance/run.sh
 
 fuzz: ## Mutates real packets against the parsers, with overflow checks and without (FUZZ_ITERATIONS=n)
-	FUZZ_ITERATIONS=$(FUZZ_ITERATIONS) cargo test -p netboot --test fuzz
-	FUZZ_ITERATIONS=$(FUZZ_ITERATIONS) cargo test --release -p netboot --test fuzz
+	FUZZ_ITERATIONS=$(FUZZ_ITERATIONS) cargo test -p netboot -p agent-wire --test fuzz
+	FUZZ_ITERATIONS=$(FUZZ_ITERATIONS) cargo test --release -p netboot -p agent-wire --test fuzz
 
 clean: ## Removes what was built
 	rm -rf $(BUILD) target

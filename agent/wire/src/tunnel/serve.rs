@@ -48,16 +48,19 @@ pub enum ServeError {
     TimedOut,
 }
 
-/// Connects with the keepalive that a tunnel needs: a dead peer is noticed within 15 s.
-pub async fn connect(uri: http::Uri) -> Result<Channel, tonic::transport::Error> {
+/// An endpoint with the keepalive that a tunnel needs: a dead peer is noticed within 15 s.
+pub fn endpoint(uri: http::Uri) -> Endpoint {
     Endpoint::from(uri)
         .connect_timeout(OPEN_TIMEOUT)
         .tcp_nodelay(true)
         .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
         .keep_alive_while_idle(true)
-        .connect()
-        .await
+}
+
+/// Connects to an [`endpoint`].
+pub async fn connect(uri: http::Uri) -> Result<Channel, tonic::transport::Error> {
+    endpoint(uri).connect().await
 }
 
 /// Opens a reverse tunnel and serves its calls until it ends. `metadata` names the machine
