@@ -11,7 +11,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "tunnel.proto",
         "talos_hardware.proto",
         "talos_block.proto",
+        "talos_common.proto",
         "talos_network.proto",
+        "talos_runtime.proto",
+        "storage.proto",
+        "cosi_meta.proto",
     ];
     let descriptors = protox::compile(files, ["proto"])?;
     tonic_prost_build::configure().bytes(".").include_file("wire.rs").compile_fds(descriptors)?;
