@@ -121,6 +121,7 @@ fn disk(device: &Path, name: &str) -> DiskSpec {
         rotational: number("queue/rotational") == 1,
         cdrom: name.starts_with("sr"),
         dev_path: format!("/dev/{}", name.replace('!', "/")),
+        ..DiskSpec::default()
     }
 }
 
