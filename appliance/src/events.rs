@@ -8,6 +8,7 @@ use crate::recorder::unix_millis;
 
 /// An event of a machine that Omni knows by its id.
 pub(crate) fn of_link(id: &str, happening: Happening) -> Event {
+    let mut address = None;
     let step = match happening {
         Happening::Pending => Step::Pending,
         Happening::Accepted => Step::Accepted,
@@ -18,19 +19,24 @@ pub(crate) fn of_link(id: &str, happening: Happening) -> Event {
         Happening::Removed => Step::Removed,
         Happening::TunnelOpened => Step::TunnelOpened,
         Happening::TunnelClosed { reason } => Step::TunnelClosed { reason },
-        Happening::TunnelRefused { reason } => Step::TunnelRefused { reason },
+        Happening::TunnelRefused { reason, peer } => {
+            address = peer;
+            Step::TunnelRefused { reason }
+        }
         Happening::Inventory { summary } => Step::Inventory { summary },
+        Happening::AgentFailed { reason } => Step::AgentFailed { reason },
         Happening::PowerConfigured { driver } => Step::PowerConfigured { driver: driver.to_owned() },
         Happening::PowerOn { pxe } => Step::PowerOn { pxe },
         Happening::PowerOff => Step::PowerOff,
         Happening::PowerFailed { reason } => Step::PowerFailed { reason },
         Happening::WipeStarted => Step::WipeStarted,
+        Happening::DiskReport { report } => Step::DiskReport { report },
         Happening::WipeFinished { millis } => Step::WipeFinished { millis },
         Happening::WipeFailed { reason } => Step::WipeFailed { reason },
         Happening::Rebooted => Step::Rebooted,
         Happening::Ready => Step::Ready,
     };
-    Event::new(unix_millis(), step).with_uuid(id.parse().ok())
+    Event::new(unix_millis(), step).with_uuid(id.parse().ok()).with_address(address)
 }
 
 /// What only the hub sees: machines that join or may not. The rest comes to the link through its watches,

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use agent_wire::WIPE_REPORT_HEADER;
 use agent_wire::management::agent_service_client::AgentServiceClient;
 use agent_wire::management::{
     GetPowerManagementRequest, GetPowerManagementResponse, HelloRequest, RebootRequest,
@@ -15,6 +16,11 @@ use tonic::{Code, Status};
 use crate::tunnels::Tunnels;
 
 pub mod inventory;
+
+/// Disks whose wipe goes into the journal: more than a storage server has.
+const REPORTS_MAX: usize = 64;
+/// Letters of an agent's text that go into the journal: some lines on a screen.
+const TEXT_MAX: usize = 500;
 
 /// Limits of the calls; the flags `--agent-*-timeout`.
 #[derive(Debug, Clone, Copy)]
@@ -87,11 +93,18 @@ impl Agents {
         limited(self.timeouts.call, client.reboot(RebootRequest {})).await.map(drop)
     }
 
-    /// Wipes the machine's disks and waits for the end of it.
-    pub async fn wipe_disks(&self, id: &str) -> Result<(), AgentError> {
+    /// Wipes the machine's disks and waits for the end of it. Gives a line for each disk, when the agent tells
+    /// (Talos' metal agent does not).
+    pub async fn wipe_disks(&self, id: &str) -> Result<Vec<String>, AgentError> {
         let mut client = self.client(id)?;
         let limit = if self.zeroes { self.timeouts.zeroes_wipe } else { self.timeouts.fast_wipe };
-        limited(limit, client.wipe_disks(WipeDisksRequest { zeroes: self.zeroes })).await.map(drop)
+        let call = async {
+            let answer = client.wipe_disks(WipeDisksRequest { zeroes: self.zeroes }).await?;
+            let reports = answer.metadata().get_all(WIPE_REPORT_HEADER).iter().take(REPORTS_MAX);
+            let lines = reports.filter_map(|line| line.to_str().ok()).map(one_line).collect();
+            Ok(tonic::Response::new(lines))
+        };
+        limited(limit, call).await
     }
 
     /// What hardware the agent found; `None` when it does not tell (Talos' metal agent does not).
@@ -100,7 +113,7 @@ impl Agents {
         match tokio::time::timeout(self.timeouts.call, inventory::read(channel)).await {
             Ok(Ok(inventory)) => Ok(Some(inventory)),
             Ok(Err(status)) if status.code() == Code::Unimplemented => Ok(None),
-            Ok(Err(status)) => Err(AgentError::Failed(Box::new(status))),
+            Ok(Err(status)) => Err(failed(&status)),
             Err(_) => Err(AgentError::TimedOut(self.timeouts.call)),
         }
     }
@@ -116,7 +129,18 @@ async fn limited<T>(
 ) -> Result<T, AgentError> {
     match tokio::time::timeout(limit, call).await {
         Ok(Ok(response)) => Ok(response.into_inner()),
-        Ok(Err(status)) => Err(AgentError::Failed(Box::new(status))),
+        Ok(Err(status)) => Err(failed(&status)),
         Err(_) => Err(AgentError::TimedOut(limit)),
     }
+}
+
+/// The error as it goes into journals and onto screens.
+fn failed(status: &Status) -> AgentError {
+    AgentError::Failed(Box::new(Status::new(status.code(), one_line(status.message()))))
+}
+
+/// What a machine says, fit for a line of the journal: it may say anything.
+fn one_line(text: &str) -> String {
+    let clean = |letter: char| if letter.is_control() { ' ' } else { letter };
+    text.chars().map(clean).take(TEXT_MAX).collect()
 }

@@ -1,5 +1,6 @@
 //! What happened to a machine, told to the boot journal.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// One step in a machine's life as the link sees it.
@@ -35,11 +36,18 @@ pub enum Happening {
     TunnelRefused {
         /// Why.
         reason: String,
+        /// Where it came from, when that is known.
+        peer: Option<IpAddr>,
     },
     /// The agent told what hardware it found.
     Inventory {
         /// One line.
         summary: String,
+    },
+    /// Its agent did not answer, or not well; the machine goes on without that answer.
+    AgentFailed {
+        /// What was asked, and why there is no answer.
+        reason: String,
     },
     /// How to switch the machine is known.
     PowerConfigured {
@@ -60,6 +68,11 @@ pub enum Happening {
     },
     /// The agent was told to wipe the disks.
     WipeStarted,
+    /// What the agent did to one disk, or why it left it alone.
+    DiskReport {
+        /// One line.
+        report: String,
+    },
     /// The disks are wiped.
     WipeFinished {
         /// How long it took.
@@ -76,5 +89,5 @@ pub enum Happening {
     Ready,
 }
 
-/// Gets every [`Happening`] with the machine's id.
+/// Gets every [`Happening`] with the machine's id, which is empty where a caller did not say who it is.
 pub type Observer = Arc<dyn Fn(&str, Happening) + Send + Sync>;

@@ -5,9 +5,9 @@
 //! mistaken for one another, since the wrong one could be wiped.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use agent_wire::management::HelloRequest;
 use agent_wire::management::agent_service_client::AgentServiceClient;
@@ -22,6 +22,11 @@ use crate::view::View;
 const PROOF_OF_LIFE: Duration = Duration::from_secs(3);
 /// More tunnels than machines that one appliance serves.
 const TUNNELS_MAX: usize = 8192;
+/// An agent that is refused calls again every half minute: its refusal is told this often while the reason
+/// stays the same. One that is told once and never again would be forgotten with the journal's beginning.
+const REFUSAL_REPEATED: Duration = Duration::from_secs(600);
+/// Callers whose refusals are remembered. More at a time are an attack, which must not flood the journal.
+const REFUSALS_MAX: usize = 256;
 /// A machine id is a UUID; a longer text is nobody's.
 const MACHINE_ID_MAX: usize = 64;
 
@@ -30,6 +35,8 @@ pub struct Tunnels {
     view: Arc<View>,
     observer: Observer,
     live: Mutex<HashMap<String, Live>>,
+    /// Refusals in the journal: who, why, and when.
+    told: Mutex<HashMap<(String, Option<IpAddr>), (String, Instant)>>,
 }
 
 #[derive(Clone)]
@@ -42,7 +49,7 @@ struct Live {
 impl Tunnels {
     /// No tunnels yet.
     pub fn new(view: Arc<View>, observer: Observer) -> Arc<Self> {
-        Arc::new(Self { view, observer, live: Mutex::default() })
+        Arc::new(Self { view, observer, live: Mutex::default(), told: Mutex::default() })
     }
 
     /// The machine's tunnel, if it is open and still belongs to that machine as far as Omni knows.
@@ -85,9 +92,19 @@ impl Tunnels {
         provider::tunnel_admission(&MachineView { machine, agent_peer, ..MachineView::unknown() }, claim)
     }
 
-    fn refuse(&self, id: &str, reason: String) -> Status {
-        (self.observer)(id, Happening::TunnelRefused { reason: reason.clone() });
-        Status::permission_denied(reason)
+    /// Tells the journal why a tunnel is refused, unless it was just told.
+    fn tell_refusal(&self, id: &str, peer: Option<IpAddr>, reason: &str) {
+        let now = Instant::now();
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        told.retain(|_, (_, at)| now.duration_since(*at) < REFUSAL_REPEATED);
+        let caller = (id.to_owned(), peer);
+        if told.get(&caller).is_some_and(|(before, _)| before == reason) || told.len() >= REFUSALS_MAX {
+            tracing::debug!(machine = id, ?peer, reason, "a tunnel was refused again");
+            return;
+        }
+        told.insert(caller, (reason.to_owned(), now));
+        drop(told);
+        (self.observer)(id, Happening::TunnelRefused { reason: reason.to_owned(), peer });
     }
 
     fn insert(&self, id: &str, live: Live) -> Result<(), Status> {
@@ -109,8 +126,11 @@ impl TunnelHandler for Tunnels {
     async fn open(&self, opened: Opened) -> Result<(), Status> {
         let fingerprint = opened.fingerprint().map(str::to_owned);
         let id = opened.machine_id;
+        let known_peer = opened.peer.map(|peer| peer.ip());
         if id.len() > MACHINE_ID_MAX || !id.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-') {
-            return Err(Status::invalid_argument("machine-id is no UUID"));
+            let status = Status::invalid_argument("metadata machine-id is no UUID");
+            self.tell_refusal("", known_peer, status.message());
+            return Err(status);
         }
         let peer = opened.peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.ip());
         let claim = TunnelClaim { fingerprint, peer };
@@ -120,12 +140,22 @@ impl TunnelHandler for Tunnels {
             Some(_) | None => None,
         };
         if let Admission::Refuse(reason) = self.admission(&id, &claim, connected) {
-            return Err(self.refuse(&id, reason.to_string()));
+            let reason = reason.to_string();
+            self.tell_refusal(&id, known_peer, &reason);
+            return Err(Status::permission_denied(reason));
         }
-        self.insert(&id, Live { channel: opened.channel, claim, since: SystemTime::now() })?;
+        let live = Live { channel: opened.channel, claim, since: SystemTime::now() };
+        if let Err(status) = self.insert(&id, live) {
+            self.tell_refusal(&id, known_peer, status.message());
+            return Err(status);
+        }
         (self.observer)(&id, Happening::TunnelOpened);
         self.view.wake(&id);
         Ok(())
+    }
+
+    async fn refused(&self, machine_id: &str, peer: Option<SocketAddr>, status: &Status) {
+        self.tell_refusal(machine_id, peer.map(|peer| peer.ip()), status.message());
     }
 
     async fn closed(&self, machine_id: &str, channel: &TunnelChannel, reason: &str) {

@@ -10,7 +10,7 @@ use agent_wire::management::agent_service_client::AgentServiceClient;
 use agent_wire::management::agent_service_server::{AgentService, AgentServiceServer};
 use agent_wire::management::*;
 use agent_wire::tunnel::{
-    KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, MACHINE_ID_HEADER, Opened, TunnelChannel, TunnelHandler,
+    KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, Limits, MACHINE_ID_HEADER, Opened, TunnelChannel, TunnelHandler,
     TunnelService, endpoint, serve,
 };
 use hyper_util::rt::TokioIo;
@@ -160,7 +160,8 @@ async fn conversation(weather: Weather, calls: Vec<usize>) -> Option<usize> {
     let (machine, machine_far) = duplex(HELD);
     let (appliance, appliance_far) = duplex(HELD);
     let (sender, mut told) = mpsc::unbounded_channel();
-    let service = TunnelService::new(Arc::new(Handler(sender))).into_server();
+    let handler = Arc::new(Handler(sender));
+    let service = TunnelService::new(handler).with_limits(Limits::default()).into_server();
     let server = tokio::spawn(
         tonic::transport::Server::builder()
             .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))

@@ -108,7 +108,8 @@ async fn appliance(refuse: Option<Status>) -> Appliance {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (sender, told) = mpsc::unbounded_channel();
-    let service = TunnelService::new(Arc::new(Handler { told: sender, refuse })).into_server();
+    let handler = Arc::new(Handler { told: sender, refuse });
+    let service = TunnelService::new(handler).with_limits(Limits::default()).into_server();
     let server = tokio::spawn(async move {
         tonic::transport::Server::builder()
             .add_service(service)

@@ -119,6 +119,11 @@ pub enum Step {
         /// In short.
         summary: String,
     },
+    /// Its agent did not answer, or not well.
+    AgentFailed {
+        /// What was asked, and why there is no answer.
+        reason: String,
+    },
     /// Its power can be switched.
     PowerConfigured {
         /// By which driver.
@@ -142,6 +147,11 @@ pub enum Step {
     WipeFinished {
         /// How long it took.
         millis: u64,
+    },
+    /// What the agent did to one of its disks, or why it left it alone.
+    DiskReport {
+        /// In a line.
+        report: String,
     },
     /// Its disks could not be wiped.
     WipeFailed {
@@ -201,6 +211,7 @@ impl fmt::Display for Step {
             Self::TunnelClosed { reason } => write!(f, "closed its agent tunnel: {reason}"),
             Self::TunnelRefused { reason } => write!(f, "was refused an agent tunnel: {reason}"),
             Self::Inventory { summary } => write!(f, "is {summary}"),
+            Self::AgentFailed { reason } => write!(f, "has an agent that does not answer: {reason}"),
             Self::PowerConfigured { driver } => write!(f, "can be switched by {driver}"),
             Self::PowerOn { pxe: true } => f.write_str("was switched on, network first"),
             Self::PowerOn { pxe: false } => f.write_str("was switched on"),
@@ -208,6 +219,7 @@ impl fmt::Display for Step {
             Self::PowerFailed { reason } => write!(f, "could not be switched: {reason}"),
             Self::WipeStarted => f.write_str("wipes its disks"),
             Self::WipeFinished { millis } => write!(f, "wiped its disks in {millis} ms"),
+            Self::DiskReport { report } => write!(f, "disk {report}"),
             Self::WipeFailed { reason } => write!(f, "could not wipe its disks: {reason}"),
             Self::Ready => f.write_str("is ready"),
             Self::Allocated { cluster, talos_version } => {

@@ -50,6 +50,12 @@ pub trait TunnelHandler: Send + Sync + 'static {
     /// A tunnel is ready for calls, also from in here. An error refuses it, and the machine is told.
     async fn open(&self, opened: Opened) -> Result<(), Status>;
 
+    /// A tunnel was refused before [`open`](Self::open) was asked: it says not whose it is, or did not get
+    /// ready. The id is what it says, empty when it says none.
+    async fn refused(&self, machine_id: &str, peer: Option<SocketAddr>, status: &Status) {
+        let _ = (machine_id, peer, status);
+    }
+
     /// A tunnel that was not refused is over. Another of the same machine may be open by now:
     /// [`TunnelChannel::same_tunnel`] tells them apart.
     async fn closed(&self, machine_id: &str, channel: &TunnelChannel, reason: &str);
@@ -63,9 +69,9 @@ pub struct TunnelService<H> {
 }
 
 impl<H: TunnelHandler> TunnelService<H> {
-    /// A service with the default limits.
+    /// A service with [`Limits::APPLIANCE`].
     pub fn new(handler: Arc<H>) -> Self {
-        Self { handler, limits: Limits::default() }
+        Self { handler, limits: Limits::APPLIANCE }
     }
 
     /// Other limits.
@@ -100,16 +106,17 @@ impl<H: TunnelHandler> Wire for TunnelService<H> {
         request: Request<Streaming<ServerToClient>>,
     ) -> Result<Response<Outbound>, Status> {
         let metadata = request.metadata().clone();
-        let machine_id = metadata
-            .get(MACHINE_ID_HEADER)
-            .and_then(|id| id.to_str().ok())
-            .filter(|id| !id.is_empty() && id.len() <= MAX_MACHINE_ID)
-            .ok_or_else(|| Status::invalid_argument("metadata machine-id is missing"))?
-            .to_ascii_lowercase();
         let negotiated = metadata.get(NEGOTIATE_HEADER).is_some_and(|value| value == NEGOTIATE_ON);
         let peer = request.remote_addr().or_else(|| {
             request.extensions().get::<axum::extract::ConnectInfo<SocketAddr>>().map(|info| info.0)
         });
+        let machine_id = match machine_id(&metadata) {
+            Ok(id) => id,
+            Err(status) => {
+                self.handler.refused("", peer, &status).await;
+                return Err(status);
+            }
+        };
 
         let shared = Arc::new(Shared::new(Caller::new(self.limits, negotiated)));
         let channel = TunnelChannel::new(shared.clone(), self.limits);
@@ -125,6 +132,17 @@ impl<H: TunnelHandler> Wire for TunnelService<H> {
         let mut response = Response::new(Box::pin(ReceiverStream::new(frames)) as Outbound);
         response.metadata_mut().insert(NEGOTIATE_HEADER, MetadataValue::from_static(NEGOTIATE_ON));
         Ok(response)
+    }
+}
+
+fn machine_id(metadata: &MetadataMap) -> Result<String, Status> {
+    let refused = |what: &str| Status::invalid_argument(format!("metadata {MACHINE_ID_HEADER} {what}"));
+    let id = metadata.get(MACHINE_ID_HEADER).ok_or_else(|| refused("is missing"))?;
+    let id = id.to_str().map_err(|_| refused("is no text"))?;
+    match id.len() {
+        0 => Err(refused("is empty")),
+        1..=MAX_MACHINE_ID => Ok(id.to_ascii_lowercase()),
+        length => Err(refused(&format!("has {length} letters, a UUID has 36"))),
     }
 }
 
@@ -165,12 +183,20 @@ async fn run<H: TunnelHandler>(
 
 async fn admit<H: TunnelHandler>(handler: &H, shared: &Shared<Caller>, opened: Opened) -> Result<(), Status> {
     let ready = poll_fn(|cx| shared.poll_read(TUNNEL, cx, |caller| caller.is_ready().then_some(())));
-    tokio::select! {
-        () = ready => {}
-        outcome = shared.ended() => return Err(Status::unavailable(outcome.message)),
+    // Cancel-safe: each branch only waits.
+    let refusal = tokio::select! {
+        () = ready => None,
+        outcome = shared.ended() => Some(Status::unavailable(format!("before it was ready: {}", outcome.message))),
         () = tokio::time::sleep(SETTINGS_TIMEOUT) => {
-            return Err(Status::deadline_exceeded("no settings came"));
+            let seconds = SETTINGS_TIMEOUT.as_secs();
+            Some(Status::deadline_exceeded(format!("its agent sent no settings within {seconds} s")))
+        }
+    };
+    match refusal {
+        None => handler.open(opened).await,
+        Some(status) => {
+            handler.refused(&opened.machine_id, opened.peer, &status).await;
+            Err(status)
         }
     }
-    handler.open(opened).await
 }

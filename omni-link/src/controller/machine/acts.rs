@@ -56,9 +56,12 @@ impl Task {
     async fn wipe(&self, machine: &Machine, record: &WipeStatusSpec) -> Result<(), StepError> {
         self.tell(Happening::WipeStarted);
         let begin = Instant::now();
-        self.controller.agents.wipe_disks(&self.id).await.map_err(StepError::Wipe)?;
+        let reports = self.controller.agents.wipe_disks(&self.id).await.map_err(StepError::Wipe)?;
         let millis = u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.write(Part::Wipe, machine, record).await?;
+        for report in reports {
+            self.tell(Happening::DiskReport { report });
+        }
         self.tell(Happening::WipeFinished { millis });
         Ok(())
     }

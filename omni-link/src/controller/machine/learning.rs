@@ -18,7 +18,19 @@ impl Task {
         if self.asked.is_some_and(|(asked, _)| asked == since) {
             return Ok(false);
         }
-        let inventory = self.controller.agents.inventory(&self.id).await.map_err(StepError::Inventory)?;
+        let inventory = match self.controller.agents.inventory(&self.id).await {
+            Ok(inventory) => inventory,
+            Err(error)
+                if self.controller.tunnels.open_since(&self.id).is_some_and(|(now, _)| now == since) =>
+            {
+                // It lives, but does not tell: the machine goes on without.
+                let reason = format!("cannot read the inventory: {error}");
+                tracing::warn!(machine = self.id, %error, "cannot read the inventory");
+                self.tell(Happening::AgentFailed { reason });
+                None
+            }
+            Err(error) => return Err(StepError::Inventory(error)),
+        };
         self.asked = Some((since, inventory.is_some()));
         let Some(mut inventory) = inventory else { return Ok(false) };
         if let Some(known) = &machine.inventory {
