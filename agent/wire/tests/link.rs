@@ -26,12 +26,15 @@ const PATIENCE: Duration = Duration::from_secs(600);
 /// What the link holds for a direction: less than a frame, so that both ends wait for it.
 const HELD: usize = 4 << 10;
 
+/// Bytes between two waits.
+const STRETCH: usize = 1 << 10;
+
 /// How the link behaves.
 #[derive(Clone, Debug)]
 struct Weather {
     /// Sizes of the pieces, in turn.
     pieces: Vec<usize>,
-    /// Waits before the pieces, in turn.
+    /// Waits after each [`STRETCH`], in turn. Ten KiB a second at least: a ping is answered in time.
     stalls: Vec<u64>,
     /// It dies after so many bytes, both directions together.
     dies_at: Option<usize>,
@@ -41,7 +44,7 @@ struct Weather {
 
 fn weather() -> impl Strategy<Value = Weather> {
     let pieces = prop::collection::vec(prop_oneof![1usize..40, 1usize..5000], 1..12);
-    let stalls = prop::collection::vec(prop_oneof![9 => Just(0u64), 1 => 1u64..900], 1..12);
+    let stalls = prop::collection::vec(prop_oneof![9 => Just(0u64), 2 => 1u64..100], 1..12);
     let dies_at = prop_oneof![1 => Just(None), 4 => (0usize..400_000).prop_map(Some), 2 => (0usize..3_000).prop_map(Some)];
     (pieces, stalls, dies_at, any::<bool>()).prop_map(|(pieces, stalls, dies_at, silent)| Weather {
         pieces,
@@ -58,14 +61,16 @@ async fn carry(
     weather: &Weather,
     carried: &AtomicUsize,
 ) {
-    let mut turn = 0;
+    let (mut turn, mut passed) = (0, 0);
     let mut bytes = vec![0; 5000];
     loop {
         let piece = weather.pieces[turn % weather.pieces.len()];
-        let stall = weather.stalls[turn % weather.stalls.len()];
         turn += 1;
         let Ok(count @ 1..) = from.read(&mut bytes[..piece]).await else { return };
-        if stall > 0 {
+        let stretch = passed / STRETCH;
+        passed += count;
+        let stall = weather.stalls[stretch % weather.stalls.len()];
+        if passed / STRETCH > stretch && stall > 0 {
             sleep(Duration::from_millis(stall)).await;
         }
         let before = carried.fetch_add(count, Ordering::Relaxed);

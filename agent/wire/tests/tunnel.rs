@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agent_wire::grpctunnel::tunnel_service_client::TunnelServiceClient;
+use agent_wire::grpctunnel::{ClientToServer, ServerToClient};
 use agent_wire::management::agent_service_client::AgentServiceClient;
 use agent_wire::management::agent_service_server::{AgentService, AgentServiceServer};
 use agent_wire::management::*;
@@ -72,6 +73,7 @@ impl AgentService for Agent {
 
 enum Told {
     Opened(Opened),
+    Refused(String, String),
     Closed(String),
 }
 
@@ -92,6 +94,11 @@ impl TunnelHandler for Handler {
         Ok(())
     }
 
+    async fn refused(&self, machine_id: &str, peer: Option<SocketAddr>, status: &Status) {
+        assert!(peer.is_some_and(|peer| peer.ip().is_loopback()));
+        let _ = self.told.send(Told::Refused(machine_id.to_owned(), status.message().to_owned()));
+    }
+
     async fn closed(&self, machine_id: &str, _channel: &TunnelChannel, reason: &str) {
         assert_eq!(machine_id, "4c4c4544-0000");
         let _ = self.told.send(Told::Closed(reason.to_owned()));
@@ -105,11 +112,15 @@ struct Appliance {
 }
 
 async fn appliance(refuse: Option<Status>) -> Appliance {
+    appliance_with(refuse, Limits::default()).await
+}
+
+async fn appliance_with(refuse: Option<Status>, limits: Limits) -> Appliance {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (sender, told) = mpsc::unbounded_channel();
     let handler = Arc::new(Handler { told: sender, refuse });
-    let service = TunnelService::new(handler).with_limits(Limits::default()).into_server();
+    let service = TunnelService::new(handler).with_limits(limits).into_server();
     let server = tokio::spawn(async move {
         tonic::transport::Server::builder()
             .add_service(service)
@@ -286,13 +297,87 @@ async fn a_refused_tunnel_hears_the_reason_and_is_not_told_closed() {
 }
 
 #[tokio::test]
-async fn a_tunnel_without_machine_id_is_refused() {
-    let appliance = appliance(None).await;
-    let channel = connect(format!("http://{}", appliance.address).parse().unwrap()).await.unwrap();
-    let routes = tonic::service::Routes::new(AgentServiceServer::new(Agent));
-    let error = soon(serve(channel, MetadataMap::new(), routes)).await.unwrap_err();
-    let ServeError::Refused(status) = error else { panic!("{error}") };
-    assert_eq!(status.code(), Code::InvalidArgument);
+async fn a_tunnel_that_does_not_say_whose_it_is_is_refused_and_told() {
+    let mut appliance = appliance(None).await;
+    for (id, reason) in [
+        (None, "metadata machine-id is missing"),
+        (Some(String::new()), "metadata machine-id is empty"),
+        (Some("4".repeat(200)), "metadata machine-id has 200 letters, a UUID has 36"),
+    ] {
+        let channel = connect(format!("http://{}", appliance.address).parse().unwrap()).await.unwrap();
+        let routes = tonic::service::Routes::new(AgentServiceServer::new(Agent));
+        let mut metadata = MetadataMap::new();
+        if let Some(id) = id {
+            metadata.insert(MACHINE_ID_HEADER, id.parse().unwrap());
+        }
+        let error = soon(serve(channel, metadata, routes)).await.unwrap_err();
+        let ServeError::Refused(status) = error else { panic!("{error}") };
+        assert_eq!((status.code(), status.message()), (Code::InvalidArgument, reason));
+        let Some(Told::Refused(id, told)) = soon(appliance.told.recv()).await else { panic!("not told") };
+        assert_eq!((id.as_str(), told.as_str()), ("", reason));
+    }
+}
+
+/// Opens a tunnel as a peer that negotiates, by hand.
+async fn opened_by_hand(
+    address: SocketAddr,
+) -> (mpsc::Sender<ServerToClient>, tonic::Streaming<ClientToServer>) {
+    let channel = connect(format!("http://{address}").parse().unwrap()).await.unwrap();
+    let (sender, receiver) = mpsc::channel(4);
+    let mut request = Request::new(ReceiverStream::new(receiver));
+    *request.metadata_mut() = metadata();
+    request.metadata_mut().insert(NEGOTIATE_HEADER, "on".parse().unwrap());
+    let response = TunnelServiceClient::new(channel).open_reverse_tunnel(request).await.unwrap();
+    (sender, response.into_inner())
+}
+
+async fn call_begins(inbound: &mut tonic::Streaming<ClientToServer>, wanted: i64) {
+    loop {
+        let (id, frame) = Frame::from_caller(soon(inbound.next()).await.unwrap().unwrap());
+        if id == wanted && matches!(frame, Frame::Open { .. }) {
+            return;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_machine_that_goes_before_its_tunnel_is_ready_is_told() {
+    let mut appliance = appliance(None).await;
+    drop(opened_by_hand(appliance.address).await);
+    let Some(Told::Refused(id, reason)) = soon(appliance.told.recv()).await else { panic!("not told") };
+    assert_eq!(id, "4c4c4544-0000");
+    assert!(reason.starts_with("before it was ready: "), "{reason}");
+}
+
+#[tokio::test]
+async fn a_frame_over_the_limit_ends_the_tunnel_and_a_message_over_it_only_its_call() {
+    let mut appliance = appliance_with(None, Limits::APPLIANCE).await;
+    let (sender, mut inbound) = opened_by_hand(appliance.address).await;
+    let settings = Frame::Settings { revisions: vec![0, 1], window: 65_536 };
+    sender.send(settings.into_callee(-1)).await.unwrap();
+    // Hello, from within the handler.
+    call_begins(&mut inbound, 1).await;
+    let answer = Frame::Message { size: 0, data: Default::default() };
+    sender.send(answer.into_callee(1)).await.unwrap();
+    sender.send(Frame::Close(Default::default()).into_callee(1)).await.unwrap();
+    let Some(Told::Opened(opened)) = soon(appliance.told.recv()).await else { panic!("no tunnel") };
+
+    let mut client = AgentServiceClient::new(opened.channel.clone());
+    let call = tokio::spawn(async move { client.hello(HelloRequest {}).await });
+    call_begins(&mut inbound, 2).await;
+    let answer = Frame::Message { size: 40_000, data: Default::default() };
+    sender.send(answer.into_callee(2)).await.unwrap();
+    let status = soon(call).await.unwrap().unwrap_err();
+    assert_eq!(
+        (status.code(), status.message()),
+        (Code::ResourceExhausted, "message of 40000 bytes is over the limit of 32768")
+    );
+    assert!(!opened.channel.is_closed());
+
+    let answer = Frame::More(vec![0; 1 << 20].into());
+    sender.send(answer.into_callee(2)).await.unwrap();
+    let Some(Told::Closed(reason)) = soon(appliance.told.recv()).await else { panic!("not closed") };
+    assert!(reason.contains("too large"), "{reason}");
 }
 
 /// An old peer: no negotiation, no settings, no windows; it answers every call with one big message.
