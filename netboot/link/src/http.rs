@@ -9,13 +9,20 @@
 //! | `/assets/<path>`, `/image/<schematic>/<version>/<file>` | files of the asset directory |
 //!
 //! GET and HEAD only; files can be read by ranges. A path that means anything but a plain name is not found.
+//!
+//! One decision (`answer`), two ways to it: HTTP/1 is read by a front of ours, which has the kernel move the
+//! bodies of files; HTTP/2 and whatever is unusual is read by hyper and routed by axum, other services with it.
 
+mod answer;
 mod body;
 mod files;
+mod front;
+mod head;
 mod path;
 mod range;
 mod script;
 mod server;
+mod wire;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -23,11 +30,11 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::ConnectInfo;
 use axum::routing::get;
-use bytes::Bytes;
 use netboot::boot::BootPolicy;
 use netboot::journal::Sink;
 use netboot_assets::{AssetDir, BootFiles};
 
+use answer::{Boot, PATHS};
 pub use server::{DRAIN, FIRST_REQUEST, MAX_CONNECTIONS, serve};
 
 /// What the router answers from.
@@ -45,27 +52,42 @@ pub struct HttpConfig {
     pub sink: Sink,
 }
 
-/// What handlers share.
-struct Shared {
-    policy: Arc<dyn BootPolicy>,
-    files: Arc<BootFiles>,
-    assets: AssetDir,
-    init_script: Bytes,
-    sink: Sink,
+/// The boot path, and what else is served on its port.
+#[derive(Clone)]
+pub struct Service {
+    boot: Option<Arc<Boot>>,
+    router: Router,
 }
 
-/// The routes of the boot path. Other services can be merged into it; it has no fallback of its own.
+impl Service {
+    /// The boot path.
+    #[must_use]
+    pub fn new(config: HttpConfig) -> Self {
+        let boot = Arc::new(Boot::new(config));
+        let mut router = Router::new();
+        for path in PATHS {
+            router = router.route(path, get(files::handle));
+        }
+        Self { router: router.with_state(boot.clone()), boot: Some(boot) }
+    }
+
+    /// The same with other services, whose paths must be others.
+    #[must_use]
+    pub fn merge(mut self, other: Router) -> Self {
+        self.router = self.router.merge(other);
+        self
+    }
+}
+
+impl From<Router> for Service {
+    fn from(router: Router) -> Self {
+        Self { boot: None, router }
+    }
+}
+
+/// The routes of the boot path alone, as hyper reaches them.
 pub fn router(config: HttpConfig) -> Router {
-    let HttpConfig { policy, files, assets, init_script, sink } = config;
-    let shared = Shared { policy, files, assets, init_script: init_script.into(), sink };
-    Router::new()
-        .route("/ipxe/init.ipxe", get(script::init))
-        .route("/ipxe/boot.ipxe", get(script::boot))
-        .route("/config", get(script::config))
-        .route("/tftp/{*name}", get(files::boot_file))
-        .route("/assets/{*path}", get(files::asset))
-        .route("/image/{schematic}/{version}/{file}", get(files::asset))
-        .with_state(Arc::new(shared))
+    Service::new(config).router
 }
 
 type Peer = ConnectInfo<std::net::SocketAddr>;

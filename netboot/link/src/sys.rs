@@ -148,6 +148,16 @@ pub(crate) fn attach_filter(socket: &impl AsRawFd, filter: &[Instruction]) -> io
     set_option(socket, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program)
 }
 
+/// Whether the byte of a file at this place can be read without a disk. Where the kernel cannot tell, it can.
+pub(crate) fn is_cached(file: &impl AsRawFd, at: u64) -> bool {
+    let Ok(at) = libc::off_t::try_from(at) else { return true };
+    let mut byte = 0_u8;
+    let part = libc::iovec { iov_base: (&raw mut byte).cast(), iov_len: 1 };
+    // SAFETY: `part` points to one byte that outlives the call.
+    let read = unsafe { libc::preadv2(file.as_raw_fd(), &raw const part, 1, at, libc::RWF_NOWAIT) };
+    read >= 0 || io::Error::last_os_error().kind() != io::ErrorKind::WouldBlock
+}
+
 fn set_option<T>(socket: &impl AsRawFd, level: i32, name: i32, value: &T) -> io::Result<()> {
     let length = size_of::<T>() as libc::socklen_t;
     // SAFETY: `value` is valid for reads of `length` bytes; the kernel copies what it keeps before it

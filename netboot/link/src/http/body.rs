@@ -11,6 +11,8 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::task::JoinHandle;
 
+use super::answer::Done;
+
 /// Bytes of a piece: long enough that its system calls and the hop to a thread do not show.
 const PIECE: u64 = 256 << 10;
 /// Bytes of a piece while many files are being served, so that all connections together hold some 130 MiB at
@@ -21,9 +23,6 @@ const MANY: usize = 64;
 
 /// Bodies alive in this process.
 static BODIES: AtomicUsize = AtomicUsize::new(0);
-
-/// What is called with the number of bytes when all of them went out.
-type Done = Box<dyn FnOnce(u64) + Send>;
 
 /// A part of a file.
 pub(super) struct FileBody {

@@ -1,73 +1,64 @@
-//! The handlers that answer with text: boot scripts and the configuration to join with.
+//! What is answered with text: boot scripts and the configuration to join with.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::borrow::Cow;
 
-use axum::extract::{Query, State};
-use axum::response::{IntoResponse, Response};
 use http::StatusCode;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use netboot::boot::{BootBody, BootRequest, Refusal};
 use netboot::firmware::Arch;
 use netboot::journal::{Event, Step};
 use uuid::Uuid;
 
-use super::{Peer, Shared, address};
+use super::answer::{Answer, Boot, Question};
 use crate::clock::unix_ms;
 
 /// Characters kept of a name that a machine says about itself: the longest DNS name has 253.
 const MAX_TEXT: usize = 256;
+/// Parameters read of a question; iPXE sends seven.
+const MAX_PARAMETERS: usize = 32;
 
-type Parameters = Query<BTreeMap<String, String>>;
-
-/// `/ipxe/init.ipxe`.
-pub(super) async fn init(State(shared): State<Arc<Shared>>) -> Response {
-    text(StatusCode::OK, shared.init_script.clone())
+/// The parameters of a query, decoded where that is needed.
+fn parameters<'a>(question: Question<'a>) -> impl Iterator<Item = (Cow<'a, str>, Cow<'a, str>)> {
+    form_urlencoded::parse(question.query.as_bytes()).take(MAX_PARAMETERS)
 }
 
 /// `/ipxe/boot.ipxe`: the machine tells who it is, the policy what it boots.
-pub(super) async fn boot(
-    State(shared): State<Arc<Shared>>,
-    peer: Peer,
-    Query(parameters): Parameters,
-) -> Response {
-    let Some(uuid) = parameters.get("uuid").and_then(|text| text.parse::<Uuid>().ok()) else {
+pub(super) fn boot(boot: &Boot, question: Question<'_>) -> Answer {
+    let (mut uuid, mut mac, mut arch) = (None, None, Arch::from_buildarch(""));
+    let (mut hostname, mut serial, mut domain) = (None, None, None);
+    for (name, value) in parameters(question) {
+        match &*name {
+            "uuid" => uuid = value.parse::<Uuid>().ok(),
+            "mac" => mac = clean(&value).and_then(|mac| mac.parse().ok()),
+            "arch" => arch = Arch::from_buildarch(&value),
+            "hostname" => hostname = clean(&value),
+            "serial" => serial = clean(&value),
+            "domain" => domain = clean(&value),
+            _ => {}
+        }
+    }
+    let Some(uuid) = uuid else {
         let words = "the parameter uuid is missing or is no UUID: iPXE sends it as uuid=${uuid}\n";
-        return text(StatusCode::BAD_REQUEST, words);
+        return Answer::text(StatusCode::BAD_REQUEST, words);
     };
-    let say = |name: &str| parameters.get(name).map(|text| clean(text)).filter(|text| !text.is_empty());
-    let request = BootRequest {
-        uuid,
-        mac: say("mac").and_then(|mac| mac.parse().ok()),
-        hostname: say("hostname"),
-        serial: say("serial"),
-        domain: say("domain"),
-        arch: Arch::from_buildarch(parameters.get("arch").map_or("", String::as_str)),
-        peer: address(peer),
-    };
-    let answer = shared.policy.boot(&request);
+    let request = BootRequest { uuid, mac, hostname, serial, domain, arch, peer: question.peer };
+    let answer = boot.policy.boot(&request);
     let step = Step::ScriptServed { mode: answer.mode, reason: answer.reason };
     let event = Event::new(unix_ms(), step).with_uuid(uuid).with_mac(request.mac);
-    (shared.sink)(event.with_address(request.peer));
+    (boot.sink)(event.with_address(request.peer));
     match answer.body {
-        BootBody::Script(script) => text(StatusCode::OK, script.to_string()),
-        BootBody::NotFound(words) => text(StatusCode::NOT_FOUND, words),
+        BootBody::Script(script) => Answer::text(StatusCode::OK, script.to_string()),
+        BootBody::NotFound(words) => Answer::text(StatusCode::NOT_FOUND, words),
     }
 }
 
 /// `/config`: carries a token, so neither it nor the answer is logged, and nobody may keep a copy.
-pub(super) async fn config(
-    State(shared): State<Arc<Shared>>,
-    peer: Peer,
-    Query(parameters): Parameters,
-) -> Response {
-    let uuid = parameters.get("u").and_then(|text| text.parse::<Uuid>().ok());
-    let peer = address(peer);
-    let answer = shared.policy.join_config(uuid, peer);
-    let (step, response) = match answer {
+pub(super) fn config(boot: &Boot, question: Question<'_>) -> Answer {
+    let uuid = parameters(question).find(|(name, _)| name == "u").and_then(|(_, text)| text.parse().ok());
+    let peer = question.peer;
+    let (step, answer) = match boot.policy.join_config(uuid, peer) {
         Ok(yaml) => {
-            let headers = [(CONTENT_TYPE, "text/yaml"), (CACHE_CONTROL, "no-store")];
-            (Step::ConfigServed, (headers, yaml).into_response())
+            let answer = Answer { kind: "text/yaml", secret: true, ..Answer::text(StatusCode::OK, yaml) };
+            (Step::ConfigServed, answer)
         }
         Err(refusal) => {
             let status = match refusal {
@@ -76,19 +67,16 @@ pub(super) async fn config(
                 Refusal::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
             };
             let reason = refusal.to_string();
-            let response = text(status, format!("{reason}\n"));
-            (Step::ConfigRefused { reason }, response)
+            let answer = Answer::text(status, format!("{reason}\n"));
+            (Step::ConfigRefused { reason }, answer)
         }
     };
-    (shared.sink)(Event::new(unix_ms(), step).with_uuid(uuid).with_address(peer));
-    response
+    (boot.sink)(Event::new(unix_ms(), step).with_uuid(uuid).with_address(peer));
+    answer
 }
 
-/// Text from a machine, fit for a journal's line.
-fn clean(text: &str) -> String {
-    text.chars().filter(|character| !character.is_control()).take(MAX_TEXT).collect()
-}
-
-fn text(status: StatusCode, body: impl Into<axum::body::Body>) -> Response {
-    (status, [(CONTENT_TYPE, "text/plain; charset=utf-8")], body.into()).into_response()
+/// Text from a machine, fit for a journal's line; nothing when it says nothing.
+fn clean(text: &str) -> Option<String> {
+    let clean: String = text.chars().filter(|character| !character.is_control()).take(MAX_TEXT).collect();
+    (!clean.is_empty()).then_some(clean)
 }

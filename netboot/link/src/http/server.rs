@@ -1,11 +1,13 @@
 //! HTTP/1.1 and HTTP/2 without TLS on one port.
 
 use std::convert::Infallible;
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
@@ -16,15 +18,19 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use nix::sys::socket::{setsockopt, sockopt};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tower::Service;
+use tower::Service as _;
+
+use super::Service;
+use super::front::{self, End};
 
 /// Connections at once; further ones wait in the kernel's queue. A machine that boots holds one or two, one
-/// with an agent one more, so this is the better part of a thousand machines at the same moment.
-pub const MAX_CONNECTIONS: usize = 1024;
+/// with an agent one more: a thousand machines at the same moment. Each holds a few KiB.
+pub const MAX_CONNECTIONS: usize = 4096;
 /// How long a new connection may take to say its first whole request, and an open HTTP/1 connection its next.
 /// Firmware sends it with its first packets.
 pub const FIRST_REQUEST: Duration = Duration::from_secs(15);
@@ -44,9 +50,10 @@ const MAX_STREAMS: u32 = 128;
 /// Before another try when the process is out of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves the router until `shutdown`, then lets running answers end for [`DRAIN`].
+/// Serves until `shutdown`, then lets running answers end for [`DRAIN`].
 #[tracing::instrument(name = "http", skip_all)]
-pub async fn serve(listener: TcpListener, router: Router, shutdown: CancellationToken) {
+pub async fn serve(listener: TcpListener, service: impl Into<Service>, shutdown: CancellationToken) {
+    let service = service.into();
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = JoinSet::new();
     loop {
@@ -61,7 +68,7 @@ pub async fn serve(listener: TcpListener, router: Router, shutdown: Cancellation
         };
         match accepted {
             Ok((stream, peer)) => {
-                let connection = connection(stream, peer, router.clone(), shutdown.clone());
+                let connection = connection(stream, peer, service.clone(), slots.clone(), shutdown.clone());
                 connections.spawn(async move {
                     connection.await;
                     drop(slot);
@@ -81,10 +88,28 @@ pub async fn serve(listener: TcpListener, router: Router, shutdown: Cancellation
     }
 }
 
-async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, shutdown: CancellationToken) {
+async fn connection(
+    stream: TcpStream,
+    peer: SocketAddr,
+    service: Service,
+    slots: Arc<Semaphore>,
+    shutdown: CancellationToken,
+) {
     // Answers leave at once; a dead peer is noticed. Neither is worth refusing a connection for.
     let _ = stream.set_nodelay(true);
     let _ = setsockopt(&stream.as_fd(), sockopt::TcpUserTimeout, &UNACKNOWLEDGED_MS);
+    let (stream, first) = match &service.boot {
+        None => (stream, Vec::new()),
+        Some(boot) => match front::serve(stream, peer, boot, &slots, &shutdown).await {
+            End::Over => return,
+            End::HandOver(stream, first) => (stream, first),
+        },
+    };
+    // Boxed, because it is large and most connections never come here.
+    Box::pin(by_hyper(Resumed { first, read: 0, stream }, peer, service.router, shutdown)).await;
+}
+
+async fn by_hyper(stream: Resumed, peer: SocketAddr, router: Router, shutdown: CancellationToken) {
     let asked = Arc::new(AtomicBool::new(false));
     let service = {
         let asked = asked.clone();
@@ -129,5 +154,63 @@ async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, shutdow
                 waiting = false;
             }
         }
+    }
+}
+
+/// A connection of which some bytes were read already.
+struct Resumed {
+    first: Vec<u8>,
+    read: usize,
+    stream: TcpStream,
+}
+
+impl AsyncRead for Resumed {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        let rest = &this.first[this.read..];
+        if rest.is_empty() {
+            return Pin::new(&mut this.stream).poll_read(context, buffer);
+        }
+        let count = rest.len().min(buffer.remaining());
+        buffer.put_slice(&rest[..count]);
+        this.read += count;
+        if this.read == this.first.len() {
+            (this.first, this.read) = (Vec::new(), 0);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Resumed {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }

@@ -49,7 +49,7 @@ impl BootPolicy for Policy {
 }
 
 struct Bench {
-    router: Router,
+    service: Service,
     policy: Arc<Policy>,
     told: Arc<Mutex<Vec<Event>>>,
     _directory: tempfile::TempDir,
@@ -81,7 +81,7 @@ impl Bench {
                 Arc::new(move |event| told.lock().unwrap().push(event))
             },
         };
-        Self { router: router(config), policy, told, _directory: directory }
+        Self { service: Service::new(config), policy, told, _directory: directory }
     }
 
     async fn ask(&self, method: Method, path: &str, range: Option<&str>) -> Response<Body> {
@@ -92,7 +92,7 @@ impl Bench {
         let mut request = request.body(Body::empty()).unwrap();
         let peer: SocketAddr = "[::ffff:10.0.0.9]:5000".parse().unwrap();
         request.extensions_mut().insert(ConnectInfo(peer));
-        self.router.clone().oneshot(request).await.unwrap()
+        self.service.router.clone().oneshot(request).await.unwrap()
     }
 
     async fn read(&self, path: &str) -> (StatusCode, String) {
@@ -320,7 +320,7 @@ async fn serving(bench: &Bench) -> (SocketAddr, CancellationToken, tokio::task::
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let shutdown = CancellationToken::new();
-    let server = tokio::spawn(serve(listener, bench.router.clone(), shutdown.clone()));
+    let server = tokio::spawn(serve(listener, bench.service.clone(), shutdown.clone()));
     (address, shutdown, server)
 }
 
