@@ -5,7 +5,7 @@ mod power;
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use ::power::PxeMode;
 use ::power::api::AddressBook;
@@ -17,6 +17,11 @@ use crate::agents::Agents;
 use crate::happening::Observer;
 use crate::tunnels::Tunnels;
 use crate::view::View;
+
+/// Machines looked at for the first time together, and the pause before the next ones: at the start of a site
+/// of thousands, what all of them begin with (asking the BMC) comes one by one.
+const START_BATCH: usize = 16;
+const START_PACE: Duration = Duration::from_millis(20);
 
 /// What the tasks share.
 pub struct Controller {
@@ -50,19 +55,22 @@ impl Controller {
         let mut running = HashSet::new();
         let mut tasks = JoinSet::new();
         loop {
-            for id in this.view.ids() {
-                if running.insert(id.clone()) {
-                    let task = machine::Task::new(Arc::clone(&this), id.clone());
-                    let shutdown = shutdown.clone();
-                    tasks.spawn(async move {
-                        task.run(shutdown).await;
-                        id
-                    });
-                }
+            let new = this.view.ids().into_iter().filter(|id| !running.contains(id));
+            let new: Vec<String> = new.take(START_BATCH).collect();
+            for id in &new {
+                running.insert(id.clone());
+                let task = machine::Task::new(Arc::clone(&this), id.clone());
+                let (id, shutdown) = (id.clone(), shutdown.clone());
+                tasks.spawn(async move {
+                    task.run(shutdown).await;
+                    id
+                });
             }
-            // Cancel-safe: both keep their place when the other one wins.
+            let more = new.len() == START_BATCH;
+            // Cancel-safe: all keep their place when another one wins.
             tokio::select! {
-                changed = appeared.changed() => if changed.is_err() { break },
+                changed = appeared.changed(), if !more => if changed.is_err() { break },
+                () = tokio::time::sleep(START_PACE), if more => {}
                 Some(ended) = tasks.join_next(), if !tasks.is_empty() => {
                     if let Ok(id) = ended {
                         running.remove(&id);

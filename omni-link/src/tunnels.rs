@@ -25,7 +25,7 @@ const TUNNELS_MAX: usize = 8192;
 /// An agent that is refused calls again every half minute: its refusal is told this often while the reason
 /// stays the same. One that is told once and never again would be forgotten with the journal's beginning.
 const REFUSAL_REPEATED: Duration = Duration::from_secs(600);
-/// Callers whose refusals are remembered. More at a time are an attack, which must not flood the journal.
+/// Refusals that are remembered. More at a time are an attack, which must not flood the journal.
 const REFUSALS_MAX: usize = 256;
 /// A machine id is a UUID; a longer text is nobody's.
 const MACHINE_ID_MAX: usize = 64;
@@ -35,9 +35,12 @@ pub struct Tunnels {
     view: Arc<View>,
     observer: Observer,
     live: Mutex<HashMap<String, Live>>,
-    /// Refusals in the journal: who, why, and when.
-    told: Mutex<HashMap<(String, Option<IpAddr>), (String, Instant)>>,
+    /// Refusals in the journal, and when they were told.
+    told: Mutex<HashMap<Refusal, Instant>>,
 }
+
+/// Who says to be which machine, and why it is refused.
+type Refusal = (String, Option<IpAddr>, String);
 
 #[derive(Clone)]
 struct Live {
@@ -96,13 +99,13 @@ impl Tunnels {
     fn tell_refusal(&self, id: &str, peer: Option<IpAddr>, reason: &str) {
         let now = Instant::now();
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        told.retain(|_, (_, at)| now.duration_since(*at) < REFUSAL_REPEATED);
-        let caller = (id.to_owned(), peer);
-        if told.get(&caller).is_some_and(|(before, _)| before == reason) || told.len() >= REFUSALS_MAX {
+        told.retain(|_, at| now.duration_since(*at) < REFUSAL_REPEATED);
+        let refusal = (id.to_owned(), peer, reason.to_owned());
+        if told.contains_key(&refusal) || told.len() >= REFUSALS_MAX {
             tracing::debug!(machine = id, ?peer, reason, "a tunnel was refused again");
             return;
         }
-        told.insert(caller, (reason.to_owned(), now));
+        told.insert(refusal, now);
         drop(told);
         (self.observer)(id, Happening::TunnelRefused { reason: reason.to_owned(), peer });
     }

@@ -281,10 +281,11 @@ impl View {
         self.write(|inner| {
             inner.synced.insert(part);
             if inner.synced.len() == Part::ALL.len() {
-                if let Some(stale) = inner.stale.take()
-                    && inner.complete
-                {
-                    inner.outage = Some((stale.since, SystemTime::now()));
+                if let Some(stale) = inner.stale.take() {
+                    tracing::info!(machines = inner.machines.len(), "in sync with Omni");
+                    if inner.complete {
+                        inner.outage = Some((stale.since, SystemTime::now()));
+                    }
                 }
                 inner.complete = true;
             }
@@ -385,7 +386,7 @@ impl Inner {
             return None;
         }
         let news = (self.complete || slot.machine.infra.is_some())
-            .then(|| parts::news(slot.machine.infra.as_ref(), machine.infra.as_ref()));
+            .then(|| parts::news(slot.machine.infra.as_deref(), machine.infra.as_deref()));
         slot.changed.notify_one();
         if machine.is_empty() {
             self.machines.remove(id);

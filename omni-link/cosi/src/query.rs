@@ -171,6 +171,11 @@ impl Filter {
         Ok(Self { labels: labels.to_vec(), id })
     }
 
+    /// Everything matches.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.labels.is_empty() && self.id.is_none()
+    }
+
     pub(crate) fn matches(&self, resource: &Resource) -> bool {
         let labels = &resource.metadata.labels;
         self.id.as_ref().is_none_or(|id| id.is_match(resource.metadata.id.as_bytes()))

@@ -98,9 +98,10 @@ impl Task {
                 self.controller.view.board().well(&self.id);
                 return;
             };
-            // Not cancel-safe by itself, and need not be: an act that is cut off is decided upon again.
+            // Not cancel-safe by itself, and need not be: an act that is cut off is decided upon again. Boxed,
+            // because most machines only wait most of the time.
             let next = tokio::select! {
-                next = self.step() => next,
+                next = Box::pin(self.step()) => next,
                 () = shutdown.cancelled() => return,
             };
             let pause = match next {
@@ -190,7 +191,7 @@ impl Task {
     /// Looks, writes down for later, and switches on what has work to do. The decisions know that the view
     /// is stale, and hold back what cannot be undone.
     async fn step_without_omni(&mut self, machine: &Machine) -> Result<Next, StepError> {
-        let running = |infra: &&Entry<_>| infra.metadata.phase == Phase::Running;
+        let running = |infra: &&Arc<Entry<_>>| infra.metadata.phase == Phase::Running;
         if let Some(infra) = machine.infra.as_ref().filter(running) {
             self.poll_power(machine).await?;
             let view = self.view_of(machine, infra);

@@ -1,5 +1,7 @@
 //! The kinds of resources in the view, and the differences between two sights of a machine.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use cosi::{Kind, Metadata, Phase, Resource, Spec, Version};
 use prost::Message;
@@ -26,25 +28,26 @@ pub struct Entry<T> {
     since: u64,
 }
 
-/// What is known of one machine; each part has one resource of the machine's id.
+/// What is known of one machine; each part has one resource of the machine's id. A sight of a machine shares
+/// the parts that did not change with the sight before.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Machine {
     /// What Omni wants.
-    pub infra: Option<Entry<InfraMachineSpec>>,
+    pub infra: Option<Arc<Entry<InfraMachineSpec>>>,
     /// What we told Omni.
-    pub status: Option<Entry<InfraMachineStatusSpec>>,
+    pub status: Option<Arc<Entry<InfraMachineStatusSpec>>>,
     /// How to switch it.
-    pub bmc: Option<Entry<BmcConfigurationSpec>>,
+    pub bmc: Option<Arc<Entry<BmcConfigurationSpec>>>,
     /// Which wipe was done last.
-    pub wipe: Option<Entry<WipeStatusSpec>>,
+    pub wipe: Option<Arc<Entry<WipeStatusSpec>>>,
     /// Which power operation was done last.
-    pub power: Option<Entry<PowerOperationSpec>>,
+    pub power: Option<Arc<Entry<PowerOperationSpec>>>,
     /// Which reboot was done last.
-    pub reboot: Option<Entry<RebootStatusSpec>>,
+    pub reboot: Option<Arc<Entry<RebootStatusSpec>>>,
     /// What hardware its agent found.
-    pub inventory: Option<Entry<InventorySpec>>,
+    pub inventory: Option<Arc<Entry<InventorySpec>>>,
     /// How to switch it, as a person typed it in.
-    pub user_bmc: Option<Entry<BmcConfigSpec>>,
+    pub user_bmc: Option<Arc<Entry<BmcConfigSpec>>>,
 }
 
 /// A kind of resource in the view.
@@ -199,14 +202,14 @@ impl Machine {
 
     fn look(&self, part: Part) -> Option<Look<'_>> {
         match part {
-            Part::Infra => self.infra.as_ref().map(Entry::look),
-            Part::Status => self.status.as_ref().map(Entry::look),
-            Part::Bmc => self.bmc.as_ref().map(Entry::look),
-            Part::Wipe => self.wipe.as_ref().map(Entry::look),
-            Part::Power => self.power.as_ref().map(Entry::look),
-            Part::Reboot => self.reboot.as_ref().map(Entry::look),
-            Part::Inventory => self.inventory.as_ref().map(Entry::look),
-            Part::UserBmc => self.user_bmc.as_ref().map(Entry::look),
+            Part::Infra => self.infra.as_deref().map(Entry::look),
+            Part::Status => self.status.as_deref().map(Entry::look),
+            Part::Bmc => self.bmc.as_deref().map(Entry::look),
+            Part::Wipe => self.wipe.as_deref().map(Entry::look),
+            Part::Power => self.power.as_deref().map(Entry::look),
+            Part::Reboot => self.reboot.as_deref().map(Entry::look),
+            Part::Inventory => self.inventory.as_deref().map(Entry::look),
+            Part::UserBmc => self.user_bmc.as_deref().map(Entry::look),
             Part::JoinConfig => None,
         }
     }
@@ -249,7 +252,7 @@ impl<T> Entry<T> {
 }
 
 fn replace<T: Message + Default + PartialEq>(
-    entry: &mut Option<Entry<T>>,
+    entry: &mut Option<Arc<Entry<T>>>,
     resource: Option<&Resource>,
     how: How,
     generation: u64,
@@ -266,13 +269,9 @@ fn replace<T: Message + Default + PartialEq>(
     let spec = T::decode(resource.spec.proto.clone())?;
     // The bytes may be a part of a message of megabytes, which they would keep alive. The text is for people.
     let raw = Spec { proto: Bytes::copy_from_slice(&resource.spec.proto), yaml: String::new() };
-    *entry = Some(Entry {
-        metadata: resource.metadata.clone(),
-        spec,
-        raw,
-        pending: how == How::Wanted,
-        since: generation,
-    });
+    let metadata = resource.metadata.clone();
+    let pending = how == How::Wanted;
+    *entry = Some(Arc::new(Entry { metadata, spec, raw, pending, since: generation }));
     Ok(true)
 }
 

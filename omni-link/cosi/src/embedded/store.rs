@@ -1,5 +1,6 @@
 //! The file: tables, opening, reading.
 
+use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
@@ -132,19 +133,52 @@ impl Snapshot {
     }
 
     pub(super) fn list(&self, kind: &Kind, filter: &Filter) -> Result<Vec<Resource>, StateError> {
+        let mut resources = Vec::new();
+        self.each(kind, |stored| {
+            let resource = stored.decode()?;
+            if filter.matches(&resource) {
+                resources.push(resource);
+            }
+            Ok(())
+        })?;
+        Ok(resources)
+    }
+
+    /// The same as it is stored: a fraction of what the resources take.
+    pub(super) fn list_stored(&self, kind: &Kind, filter: &Filter) -> Result<VecDeque<Stored>, StateError> {
+        let mut all = VecDeque::new();
+        self.each(kind, |stored| {
+            if filter.is_empty() || filter.matches(&stored.decode()?) {
+                all.push_back(Stored(stored.0.into()));
+            }
+            Ok(())
+        })?;
+        Ok(all)
+    }
+
+    fn each(
+        &self,
+        kind: &Kind,
+        mut take: impl FnMut(Stored<&[u8]>) -> Result<(), StateError>,
+    ) -> Result<(), StateError> {
         // The next type in the order of texts is this one with a zero byte behind.
         let next = format!("{}\0", kind.typ);
         let first = (kind.namespace.as_str(), kind.typ.as_str(), "");
         let end = (kind.namespace.as_str(), next.as_str(), "");
-        let mut resources = Vec::new();
         for entry in self.resources.range(first..end).map_err(|error| unreadable(&error))? {
             let (_, value) = entry.map_err(|error| unreadable(&error))?;
-            let resource = decode(value.value())?;
-            if filter.matches(&resource) {
-                resources.push(resource);
-            }
+            take(Stored(value.value()))?;
         }
-        Ok(resources)
+        Ok(())
+    }
+}
+
+/// A resource as it is in the file.
+pub(super) struct Stored<B = Box<[u8]>>(B);
+
+impl<B: AsRef<[u8]>> Stored<B> {
+    pub(super) fn decode(&self) -> Result<Resource, StateError> {
+        decode(self.0.as_ref())
     }
 }
 

@@ -9,7 +9,7 @@ use futures_util::stream;
 use tokio::sync::watch;
 
 use super::history::{Change, Shared};
-use super::store::Snapshot;
+use super::store::{Snapshot, Stored};
 use crate::query::Filter;
 use crate::{Event, EventStream, EventType, Resource, StateError, WatchOptions, WatchTarget};
 
@@ -18,6 +18,9 @@ const BATCH_CHANGES: usize = 128;
 /// Weight at which an aggregated item is full: well below what a Go client takes by itself (4 MiB), which one
 /// event stays below alone.
 const BATCH_BYTES: usize = 1 << 20;
+/// The same for what there was at the start: each item is in memory several times, as events, as messages and
+/// as bytes, on both ends.
+const BOOTSTRAP_BYTES: usize = 64 << 10;
 /// What an event weighs beside its content: names, times, the shape of the messages.
 const EVENT_BYTES: usize = 256;
 
@@ -30,6 +33,9 @@ pub(super) struct Watcher {
     aggregated: bool,
     /// Revision of the last change that was looked at.
     position: u64,
+    /// What there was at the start, to be given out before all else. Kept as it is stored: a slow reader of
+    /// thousands of resources holds a megabyte, not twenty.
+    contents: VecDeque<Stored>,
     /// Events to be given out next.
     pending: VecDeque<Event>,
     ended: bool,
@@ -45,7 +51,7 @@ impl Watcher {
         check_options(&target, &options)?;
         let filter = Filter::new(&options.label_queries, options.id_query.as_deref())?;
         let mut position = snapshot.revision();
-        let mut pending = VecDeque::new();
+        let (mut contents, mut pending) = (VecDeque::new(), VecDeque::new());
         if let Some(bookmark) = &options.start_from_bookmark {
             let revision = read_bookmark(bookmark, position)?;
             if !shared.reaches(revision) {
@@ -56,9 +62,7 @@ impl Watcher {
             pending.push_back(initial(snapshot, &target, id)?);
         }
         if options.bootstrap_contents {
-            for resource in snapshot.list(&target.kind, &filter)? {
-                pending.push_back(event(EventType::Created, resource, None));
-            }
+            contents = snapshot.list_stored(&target.kind, &filter)?;
             pending.push_back(dummy(&target, EventType::Bootstrapped, Some(bookmark(position))));
         }
         if options.bootstrap_bookmark && target.id.is_none() {
@@ -66,23 +70,27 @@ impl Watcher {
         }
         let published = shared.subscribe();
         let aggregated = options.aggregated;
-        Ok(Self { shared, published, target, filter, aggregated, position, pending, ended: false })
+        let ended = false;
+        Ok(Self { shared, published, target, filter, aggregated, position, contents, pending, ended })
     }
 
     pub(super) fn into_stream(self) -> EventStream {
         stream::unfold(self, |mut watcher| async move {
             let batch = watcher.next_batch().await?;
-            Some((Ok(batch), watcher))
+            Some((batch, watcher))
         })
         .boxed()
     }
 
     /// `None` at the end: after `Errored`, or when the store is closed. Cancel-safe: what it awaits is only
     /// the news that there is something; position and pending events change without a wait between.
-    async fn next_batch(&mut self) -> Option<Vec<Event>> {
+    async fn next_batch(&mut self) -> Option<Result<Vec<Event>, StateError>> {
         loop {
+            if !self.contents.is_empty() {
+                return Some(self.take_contents());
+            }
             if !self.pending.is_empty() {
-                return Some(self.take_pending());
+                return Some(Ok(self.take_pending()));
             }
             if self.ended {
                 return None;
@@ -107,6 +115,28 @@ impl Watcher {
                 }
             }
         }
+    }
+
+    /// A batch of what there was at the start. What cannot be read ends the watch.
+    fn take_contents(&mut self) -> Result<Vec<Event>, StateError> {
+        let mut batch = Vec::new();
+        let mut bytes = 0;
+        while let Some(stored) = self.contents.pop_front() {
+            let resource = stored.decode().inspect_err(|_| {
+                self.contents.clear();
+                self.pending.clear();
+                self.ended = true;
+            })?;
+            let event = event(EventType::Created, resource, None);
+            bytes += weight(&event);
+            batch.push(event);
+            if !self.aggregated || bytes >= BOOTSTRAP_BYTES {
+                return Ok(batch);
+            }
+        }
+        // Small contents come with the news that they are all.
+        batch.extend(self.pending.drain(..));
+        Ok(batch)
     }
 
     fn take_pending(&mut self) -> Vec<Event> {
