@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
+use agent_wire::WIPE_REPORT_HEADER;
 use agent_wire::management::agent_service_server::{AgentService, AgentServiceServer};
 use agent_wire::management::{
     GetPowerManagementRequest, GetPowerManagementResponse, HelloRequest, HelloResponse, RebootRequest,
@@ -40,6 +41,7 @@ use crate::faulty::Faulty;
 
 pub(crate) const ID: &str = "11111111-2222-3333-4444-555555555555";
 pub(crate) const FINGERPRINT: &str = "aa";
+pub(crate) const WIPED: &str = "sda (A1, 16 MiB) is blank: had ext; 2 KiB zeroed; took 0.1 s";
 pub(crate) const LIMIT: Duration = Duration::from_secs(30);
 
 /// The fake agent: counts what it is told.
@@ -51,6 +53,23 @@ pub(crate) struct Agent {
     pub(crate) holding: Arc<tokio::sync::Mutex<()>>,
     /// It tells what hardware it found.
     pub(crate) tells_inventory: bool,
+    /// It takes the question what hardware it found, and says nothing.
+    pub(crate) keeps_inventory: bool,
+    /// How it answers other questions.
+    pub(crate) manner: Manner,
+}
+
+/// How the fake agent answers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Manner {
+    #[default]
+    Well,
+    /// Not at all.
+    Never,
+    /// With more bytes than anybody takes.
+    TooLong,
+    /// It has no such disk, and says so in many words.
+    UnknownDisk,
 }
 
 #[tonic::async_trait]
@@ -63,6 +82,17 @@ impl AgentService for Agent {
         &self,
         _: Request<GetPowerManagementRequest>,
     ) -> Result<Response<GetPowerManagementResponse>, Status> {
+        match self.manner {
+            Manner::Never => std::future::pending().await,
+            Manner::TooLong => {
+                let ipmi = get_power_management_response::Ipmi {
+                    address: "x".repeat(40_000),
+                    ..get_power_management_response::Ipmi::default()
+                };
+                return Ok(Response::new(GetPowerManagementResponse { ipmi: Some(ipmi), api: None }));
+            }
+            Manner::Well | Manner::UnknownDisk => {}
+        }
         let api = Some(get_power_management_response::Api {});
         Ok(Response::new(GetPowerManagementResponse { api, ..GetPowerManagementResponse::default() }))
     }
@@ -84,9 +114,15 @@ impl AgentService for Agent {
         if failing.is_ok() {
             return Err(Status::internal("sda: input/output error"));
         }
+        if self.manner == Manner::UnknownDisk {
+            let text = format!("failed to wipe: nvme9n1: no such disk\n\x1b[31m{}", "?".repeat(2_000));
+            return Err(Status::not_found(text));
+        }
         drop(self.holding.lock().await);
         self.wipes.fetch_add(1, Ordering::SeqCst);
-        Ok(Response::new(WipeDisksResponse {}))
+        let mut answer = Response::new(WipeDisksResponse {});
+        answer.metadata_mut().append(WIPE_REPORT_HEADER, WIPED.parse().unwrap());
+        Ok(answer)
     }
 }
 
@@ -139,6 +175,8 @@ pub(crate) struct Site {
     pub(crate) faulty: Faulty,
     pub(crate) disk: Arc<Disk>,
     pub(crate) grace: Duration,
+    /// How long a call to the agent may take.
+    pub(crate) call_limit: Duration,
     pub(crate) agent: Agent,
     pub(crate) bmc: Bmc,
     pub(crate) bmc_address: SocketAddr,
@@ -173,6 +211,7 @@ impl Site {
             state,
             disk: Arc::new(Disk::in_memory().unwrap()),
             grace: omni_link::view::GRACE,
+            call_limit: Duration::from_secs(5),
             agent: Agent::default(),
             bmc,
             bmc_address,
@@ -193,8 +232,8 @@ impl Site {
         let options = ViewOptions { disk: Arc::clone(&self.disk), origin: "omni".into(), grace: self.grace };
         let view = View::open("bare-metal", observer.clone(), options).unwrap();
         let tunnels = Tunnels::new(Arc::clone(&view), observer.clone());
-        let second = Duration::from_secs(1);
-        let timeouts = Timeouts { call: second * 5, fast_wipe: second * 5, zeroes_wipe: second * 5 };
+        let limit = self.call_limit;
+        let timeouts = Timeouts { call: limit, fast_wipe: limit, zeroes_wipe: limit };
         let controller = Controller {
             provider_id: "bare-metal".into(),
             state: Arc::clone(&state),
@@ -271,6 +310,13 @@ impl Site {
         assert!(told.is_ok(), "{happening:?} is not in {:?}", self.news());
     }
 
+    /// Until something was told that this is true of.
+    pub(crate) async fn until_told(&self, what: &str, holds: impl Fn(&Happening) -> bool) {
+        let mut news = self.news.subscribe();
+        let told = tokio::time::timeout(LIMIT, news.wait_for(|news| news.iter().any(&holds))).await;
+        assert!(told.is_ok(), "{what} is not in {:?}", self.news());
+    }
+
     pub(crate) fn happened(&self, happening: &Happening) -> usize {
         self.news().iter().filter(|seen| *seen == happening).count()
     }
@@ -313,6 +359,10 @@ impl Link {
         if agent.tells_inventory {
             let found = EmbeddedState::in_memory(cosi::embedded::Options::default()).unwrap();
             routes = routes.add_service(StateService::new(found).into_server());
+        }
+        if agent.keeps_inventory {
+            let silence = axum::routing::any(|| std::future::pending::<StatusCode>());
+            routes = routes.into_axum_router().route("/cosi.resource.State/{*method}", silence).into();
         }
         tokio::spawn(async move {
             let channel = tunnel::connect(uri).await.unwrap();

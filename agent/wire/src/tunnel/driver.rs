@@ -1,8 +1,10 @@
 //! What both drivers share: a machine behind a lock, wakers by call, and the loop between it and the link.
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::{Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
 use tokio::sync::{Notify, mpsc, watch};
@@ -11,6 +13,10 @@ use super::{Frame, Outcome, TunnelError, callee, caller};
 
 /// Frames between the loop and the link. Few: what waits here is past the reach of round robin.
 pub(super) const LINK_QUEUE: usize = 4;
+
+/// How long the loop listens for a reason once the other side takes nothing any more. It comes with the end
+/// of the stream, if at all.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// The part of a machine that the loop needs.
 pub(super) trait Machine: Send + 'static {
@@ -233,6 +239,9 @@ impl<M: Machine> Shared<M> {
     {
         let mut stop = self.stop.subscribe();
         let mut next = None;
+        // The other side takes nothing any more: what it said last, and why, may still be on its way.
+        let mut farewell = pin!(tokio::time::sleep(FAREWELL));
+        let mut leaving = false;
         let outcome = loop {
             self.dispatch(&mut calls);
             if next.is_none() {
@@ -246,10 +255,11 @@ impl<M: Machine> Shared<M> {
             // Cancel-safe: a permit that is not used sends nothing, a stream's next() loses no item, a
             // watch and a notify keep what they know.
             tokio::select! {
-                permit = outbound.reserve(), if next.is_some() => match (permit, next.take()) {
-                    (Ok(permit), Some((id, frame))) => permit.send(wrap(id, frame)),
-                    _ => break Outcome::error(tonic::Code::Unavailable, "link is closed"),
-                },
+                Ok(permit) = outbound.reserve(), if next.is_some() && !leaving => {
+                    if let Some((id, frame)) = next.take() {
+                        permit.send(wrap(id, frame));
+                    }
+                }
                 item = inbound.next(), if can_receive => match item {
                     Some(Ok((id, frame))) => {
                         let result = self.lock().machine.handle(id, frame);
@@ -263,7 +273,11 @@ impl<M: Machine> Shared<M> {
                     ),
                     None => break Outcome::default(),
                 },
-                () = outbound.closed() => {
+                () = outbound.closed(), if !leaving => {
+                    leaving = true;
+                    farewell.as_mut().reset(tokio::time::Instant::now() + FAREWELL);
+                }
+                () = farewell.as_mut(), if leaving => {
                     break Outcome::error(tonic::Code::Unavailable, "link is closed");
                 }
                 () = self.changed.notified() => {}
