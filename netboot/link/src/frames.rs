@@ -35,6 +35,7 @@ use nix::ifaddrs::getifaddrs;
 use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{setsockopt, sockopt};
 use thiserror::Error;
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::sys::PacketSocket;
@@ -277,17 +278,15 @@ impl Inbox {
     pub fn receive(&mut self, frames: &Frames) -> io::Result<usize> {
         self.card_header = frames.card_header;
         let batch = &mut self.batch;
-        let got = frames.socket.try_io(tokio::io::Interest::READABLE, |socket| batch.receive(socket));
-        match got {
-            Ok(count) => Ok(count),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                self.batch.clear();
-                Ok(0)
-            }
-            Err(error) => {
-                self.batch.clear();
-                Err(error)
-            }
+        batch.clear();
+        // A batch that is not full has emptied the queue: the runtime then waits for the next frame.
+        let result = frames.socket.try_io(Interest::READABLE, |socket| match batch.receive(socket) {
+            Ok(count) if count < batch.room() => Err(io::ErrorKind::WouldBlock.into()),
+            result => result,
+        });
+        match result {
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
+            Ok(_) | Err(_) => Ok(self.batch.len()),
         }
     }
 

@@ -98,6 +98,11 @@ impl ReceiveBatch {
         self.count = 0;
     }
 
+    /// How many there is room for.
+    pub(crate) fn room(&self) -> usize {
+        self.got.len()
+    }
+
     /// How many the last call took.
     pub(crate) fn len(&self) -> usize {
         self.count

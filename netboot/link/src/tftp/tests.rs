@@ -12,6 +12,13 @@ fn files() -> Arc<BootFiles> {
     Arc::new(BootFiles::from_memory(vec![("large".into(), large), ("empty".into(), Vec::new())]))
 }
 
+async fn wait_until(deadline: Option<tokio::time::Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Downloads one file through a real socket.
 async fn download(server: SocketAddr, name: &str, options: Options) -> Result<Vec<u8>, ClientError> {
     let SocketAddr::V4(server) = server else { panic!("an IPv4 server") };
