@@ -8,6 +8,8 @@ packages=(
     iproute2 dnsmasq-base                           # the virtual network and its plain DHCP server
     linux-image-cloud-amd64 linux-image-amd64       # the kernels that machines boot
     openipmi ipmitool                               # a BMC to talk to
+    skopeo umoci                                    # to read container images with
+    grub-pc-bin grub-efi-amd64-bin grub-common sbsigntool e2fsprogs  # sticks that boot under BIOS and UEFI
     fdisk mtools dosfstools syslinux syslinux-common systemd-boot-efi binutils  # disk images without root
 )
 

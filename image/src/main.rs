@@ -1,5 +1,7 @@
 //! `bootlace-image`: the command line.
 
+mod commands;
+
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -31,6 +33,17 @@ enum Command {
   bootlace-image initramfs --init ./hello --modules /lib/modules/6.1.0-56-cloud-amd64 \\
       --drivers virtio,efivarfs --file /etc/motd=motd.txt -o hello.initramfs")]
     Initramfs(InitramfsArgs),
+    /// Write the container image: an OCI layout for one or more architectures
+    #[command(after_help = "Examples:
+  bootlace-image oci --bootlace amd64=target/x86_64-unknown-linux-gnu/release/bootlace --assets build/assets \\
+      -o bootlace-oci.tar
+  skopeo copy --all oci-archive:bootlace-oci.tar:v0.1.0 docker://registry.example.org/bootlace:v0.1.0")]
+    Oci(commands::oci::OciArgs),
+    /// Write the Talos system extension
+    #[command(after_help = "Example:
+  bootlace-image extension --arch amd64 --bootlace target/x86_64-unknown-linux-gnu/release/bootlace \\
+      --assets build/assets --format oci -o bootlace-extension")]
+    Extension(commands::extension::ExtensionArgs),
 }
 
 #[derive(Debug, Args)]
@@ -83,6 +96,8 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Agent(args) => run_agent(&args),
         Command::Initramfs(args) => run_initramfs(&args),
+        Command::Oci(args) => commands::oci::run(&args),
+        Command::Extension(args) => commands::extension::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
