@@ -14,14 +14,15 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("cosi-wire", &[]),
     ("cosi", &["cosi-wire"]),
     ("provider", &[]),
-    ("hub", &["agent-wire", "cosi", "cosi-wire", "omni-auth", "provider"]),
+    ("siderolink", &[]),
+    ("hub", &["agent-wire", "cosi", "cosi-wire", "omni-auth", "provider", "siderolink"]),
     ("omni-auth", &[]),
     ("omni-link", &["agent-wire", "cosi", "cosi-wire", "omni-auth", "power", "provider"]),
     ("power", &[]),
     ("agent-wire", &[]),
-    ("bootlace-agent", &["agent-wire", "cosi-wire"]),
+    ("bootlace-agent", &["agent-wire", "cosi-wire", "siderolink"]),
     ("bootlace-image", &[]),
-    ("standin-os", &["agent-wire", "bootlace-agent"]),
+    ("standin-os", &["agent-wire", "bootlace-agent", "siderolink"]),
     (
         "bootlace",
         &[
@@ -40,6 +41,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     // The bed drives the real binaries; in its own process it uses only what has no I/O.
     ("testbed", &["netboot", "provider"]),
+    // The simulator is the other end of the wire: the pure machines only.
+    ("bootlace-bench", &["netboot"]),
 ];
 
 /// Everything that may be below the pure crates, proc macros and their parts aside. A crate is added here by a
