@@ -1,0 +1,128 @@
+//! Servers that do nothing: the limit of the machine that measures.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::time::TimeVal;
+
+/// A head is read to its end or to so many bytes.
+const HEAD_MAX: usize = 4096;
+/// The bytes of one TFTP datagram of the usual block size with its header.
+const DATAGRAM: usize = 1468 + 4;
+
+/// Which limit.
+#[derive(Clone, Debug, clap::Subcommand)]
+pub enum Limit {
+    /// Sends every datagram back: the least that an answer costs
+    Echo {
+        /// Where
+        #[arg(long)]
+        listen: SocketAddrV4,
+    },
+    /// Answers every connection with one file by sendfile, and closes
+    Sendfile {
+        /// Where
+        #[arg(long)]
+        listen: SocketAddrV4,
+        /// Which
+        #[arg(long)]
+        file: PathBuf,
+    },
+    /// Sends datagrams in windows, each by one call, to nobody, and prints CPU seconds per GB
+    Windows {
+        /// To whom
+        #[arg(long)]
+        to: SocketAddrV4,
+        /// Datagrams by one call
+        #[arg(long, default_value_t = 16)]
+        window: usize,
+        /// How long
+        #[arg(long, default_value_t = 1.0)]
+        seconds: f64,
+    },
+}
+
+impl Limit {
+    /// Serves for ever; only the last kind ends.
+    ///
+    /// # Errors
+    /// When the sockets cannot be had.
+    pub fn run(&self) -> Result<()> {
+        match self {
+            Self::Echo { listen } => echo(*listen),
+            Self::Sendfile { listen, file } => sendfile(*listen, file),
+            Self::Windows { to, window, seconds } => {
+                println!("{:.4}", windows(*to, *window, Duration::from_secs_f64(*seconds))?);
+                Ok(())
+            }
+        }
+    }
+}
+
+fn echo(listen: SocketAddrV4) -> Result<()> {
+    let socket = UdpSocket::bind(listen).with_context(|| format!("cannot bind udp {listen}"))?;
+    let mut buffer = [0; 2048];
+    loop {
+        let (length, from) = socket.recv_from(&mut buffer)?;
+        // Who asked is gone, or its queue is full.
+        let _ = socket.send_to(&buffer[..length], from);
+    }
+}
+
+fn sendfile(listen: SocketAddrV4, path: &PathBuf) -> Result<()> {
+    let listener = TcpListener::bind(listen).with_context(|| format!("cannot bind tcp {listen}"))?;
+    loop {
+        let (stream, _) = listener.accept()?;
+        let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+        // Ends with its connection.
+        thread::spawn(move || send_file(stream, file));
+    }
+}
+
+/// `io::copy` from a file to a socket is a loop of sendfile.
+fn send_file(mut stream: TcpStream, mut file: File) -> io::Result<()> {
+    let mut head = Vec::new();
+    let mut byte = [0];
+    while !head.ends_with(b"\r\n\r\n") && head.len() < HEAD_MAX {
+        stream.read_exact(&mut byte)?;
+        head.push(byte[0]);
+    }
+    let length = file.metadata()?.len();
+    stream.write_all(format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n").as_bytes())?;
+    io::copy(&mut file, &mut stream)?;
+    Ok(())
+}
+
+fn windows(to: SocketAddrV4, window: usize, time: Duration) -> Result<f64> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    if window > 1 {
+        let segment = i32::try_from(DATAGRAM)?;
+        setsockopt(&socket.as_fd(), sockopt::UdpGsoSegment, &segment).context("no UDP_SEGMENT here")?;
+    }
+    let bytes = vec![0x5a; DATAGRAM * window];
+    let (started, cpu_before) = (Instant::now(), own_cpu()?);
+    let mut sent = 0_u64;
+    while started.elapsed() < time {
+        // Nobody listens there: the refusal comes back by ICMP.
+        if socket.send_to(&bytes, to).is_ok() {
+            sent += bytes.len() as u64;
+        }
+    }
+    Ok((own_cpu()? - cpu_before) * 1e9 / crate::report::count(sent.max(1)))
+}
+
+fn own_cpu() -> Result<f64> {
+    let usage = getrusage(UsageWho::RUSAGE_SELF)?;
+    let seconds = |time: TimeVal| {
+        Duration::from_micros(u64::try_from(time.tv_sec() * 1_000_000 + time.tv_usec()).unwrap_or_default())
+    };
+    Ok((seconds(usage.user_time()) + seconds(usage.system_time())).as_secs_f64())
+}
