@@ -51,6 +51,9 @@ const TAGGED: u16 = 0x8100;
 /// takes about 1 KiB of it).
 const RECEIVE_BUFFER: usize = 1 << 20;
 
+/// Frames on their way to the card: some ten of the longest, so that it does not run dry between two batches.
+const SEND_BUFFER: usize = 1 << 20;
+
 /// A VLAN, 1 to 4094.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct VlanId(u16);
@@ -155,6 +158,9 @@ impl FrameSocket {
         if setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER).is_err() {
             let _ = setsockopt(&socket, sockopt::RcvBuf, &RECEIVE_BUFFER);
         }
+        if setsockopt(&socket, sockopt::SndBufForce, &SEND_BUFFER).is_err() {
+            let _ = setsockopt(&socket, sockopt::SndBuf, &SEND_BUFFER);
+        }
         Ok(Self { socket, interface: interface.to_owned(), mac, card_header: settings.card_header })
     }
 
@@ -216,6 +222,11 @@ impl Frames {
     /// When the runtime is shutting down.
     pub async fn readable(&self) -> io::Result<()> {
         self.socket.readable().await.map(|mut ready| ready.retain_ready())
+    }
+
+    /// Sends messages of parts as they are; how many went.
+    pub(crate) fn send_parts(&self, messages: &[Outgoing<'_>]) -> io::Result<usize> {
+        self.socket.try_io(Interest::WRITABLE, |socket| send_many(socket, messages))
     }
 
     /// Waits until frames can be sent. Cancel-safe.

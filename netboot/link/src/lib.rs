@@ -12,5 +12,6 @@ mod clock;
 pub mod dhcp;
 pub mod frames;
 pub mod http;
+pub mod raw;
 mod sys;
 pub mod tftp;

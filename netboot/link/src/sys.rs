@@ -2,7 +2,9 @@
 #![allow(unsafe_code, reason = "AF_PACKET addresses and classic BPF filters have no safe wrapper in nix")]
 
 pub(crate) mod batch;
+pub(crate) mod interface;
 
+use std::fs::File;
 use std::io;
 use std::mem::{size_of, zeroed};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -146,6 +148,12 @@ pub(crate) fn attach_filter(socket: &impl AsRawFd, filter: &[Instruction]) -> io
         filter: filter.as_ptr().cast_mut(),
     };
     set_option(socket, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program)
+}
+
+/// Lets the runtime tell when a file (a TAP) can be read.
+pub(crate) fn watch(file: File) -> io::Result<AsyncFd<File>> {
+    // SAFETY: `as_raw_fd` names the same descriptor for the whole life of the value, which owns it.
+    unsafe { AsyncFd::register_with_interest(file, Interest::READABLE) }.map_err(io::Error::from)
 }
 
 /// Whether the byte of a file at this place can be read without a disk. Where the kernel cannot tell, it can.

@@ -1,0 +1,275 @@
+//! The raw stack: whole networks served on an interface that the host's kernel has no address on, beside other
+//! servers of the same host, and on tagged VLANs of a trunk without VLAN interfaces.
+//!
+//! Frames come and go by a packet socket ([`crate::frames`]). Behind it, each network has a network namespace of its
+//! own with one TAP in it, which has the network's address and a MAC of its own: TCP, UDP, ARP and ICMP echo are the
+//! kernel's, with its recovery from loss, and none of it shows on the host
+//! (`docs/decisions/009-raw-stack-is-a-namespace.md`).
+//!
+//! ```text
+//!   wire ── interface ── packet socket ──┬── TAP (VLAN 10) ── namespace ── HTTP, TFTP, machine API …
+//!                             │          └── TAP (VLAN 20) ── namespace ── HTTP, TFTP, machine API …
+//!                             └ (another socket: DHCP, for all VLANs)
+//! ```
+//!
+//! Long segments are not cut on the way: the header of the card in front of each frame goes from the TAP to the
+//! packet socket as it is, so a body costs a copy more each way and no system call for each 1,500 bytes.
+//!
+//! What may not pass is dropped here and counted ([`Counters`]): bad lengths and checksums, sources that are not of
+//! the network, DHCP (which has its own socket), and everything but IPv4 and ARP.
+
+mod check;
+mod counters;
+mod namespace;
+mod shuttle;
+
+use std::fmt;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener};
+use std::sync::Arc;
+
+use netboot::Mac;
+use nix::sys::socket::{Backlog, listen};
+use thiserror::Error;
+use tokio_util::sync::CancellationToken;
+
+use crate::frames::{FrameError, FrameSocket, Settings, VlanId};
+use crate::sys::interface::Interface;
+use crate::tftp::{TftpError, TftpSocket};
+pub use counters::Counters;
+use namespace::Namespace;
+
+/// Connections that wait to be accepted: a thousand machines at once.
+const BACKLOG: i32 = 1024;
+
+/// An address and the length of its network's prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Network {
+    address: Ipv4Addr,
+    prefix: u8,
+}
+
+impl Network {
+    /// `None` for an address that no host can have, and for a prefix that leaves no room for two hosts.
+    #[must_use]
+    pub fn new(address: Ipv4Addr, prefix: u8) -> Option<Self> {
+        let network = Self { address, prefix };
+        let host = !address.is_loopback()
+            && !address.is_multicast()
+            && !address.is_unspecified()
+            && address.octets()[0] < 240;
+        let (whole, last) = (network.first(), network.broadcast());
+        (host && (8..=30).contains(&prefix) && address != whole && address != last).then_some(network)
+    }
+
+    /// The address.
+    #[must_use]
+    pub fn address(self) -> Ipv4Addr {
+        self.address
+    }
+
+    /// Bits of the network's prefix.
+    #[must_use]
+    pub fn prefix(self) -> u8 {
+        self.prefix
+    }
+
+    fn mask(self) -> u32 {
+        u32::MAX << (32 - u32::from(self.prefix.clamp(1, 32)))
+    }
+
+    fn first(self) -> Ipv4Addr {
+        Ipv4Addr::from_bits(self.address.to_bits() & self.mask())
+    }
+
+    fn broadcast(self) -> Ipv4Addr {
+        Ipv4Addr::from_bits(self.address.to_bits() | !self.mask())
+    }
+
+    /// Whether a host of the network may have this address: no other may be heard.
+    #[must_use]
+    pub fn has_host(self, address: Ipv4Addr) -> bool {
+        let inside = address.to_bits() & self.mask() == self.first().to_bits();
+        inside && address != self.first() && address != self.broadcast()
+    }
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.prefix)
+    }
+}
+
+/// Why a raw stack cannot be had.
+#[derive(Debug, Error)]
+pub enum RawError {
+    /// The interface's frames cannot be had.
+    #[error(transparent)]
+    Frames(#[from] FrameError),
+    /// The interface cannot be looked at or switched on.
+    #[error("cannot use the interface {interface}")]
+    Interface {
+        /// Which.
+        interface: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// No namespace with a TAP can be made: it needs `CAP_SYS_ADMIN`, `CAP_NET_ADMIN` and `/dev/net/tun`.
+    #[error(
+        "cannot make a network namespace with a TAP for {network} (needs CAP_SYS_ADMIN, CAP_NET_ADMIN and /dev/net/tun)"
+    )]
+    Namespace {
+        /// For which network.
+        network: Network,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A port of the network cannot be bound.
+    #[error("cannot listen on {address} of the raw stack")]
+    Bind {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The runtime does not take a socket.
+    #[error("cannot use a socket of the raw stack")]
+    Socket(#[source] io::Error),
+}
+
+/// The raw stack of one interface; [`run`] moves its frames.
+#[derive(Debug)]
+pub struct Stack {
+    socket: FrameSocket,
+    mac: Mac,
+    links: Vec<Link>,
+    counters: Arc<Counters>,
+}
+
+/// One network of a stack.
+#[derive(Debug)]
+struct Link {
+    vlan: Option<VlanId>,
+    network: Network,
+    namespace: Namespace,
+}
+
+/// Makes the raw stack of an interface: a network without a tag, or one for each VLAN. Switches the interface on when
+/// it is off.
+///
+/// # Errors
+/// When the interface is none, or what is needed is not allowed; see [`RawError`].
+pub fn bind(interface: &str, networks: &[(Option<VlanId>, Network)]) -> Result<Stack, RawError> {
+    let failed = |source| RawError::Interface { interface: interface.to_owned(), source };
+    let settings = |interface: &str| -> io::Result<u16> {
+        let card = Interface::named(interface)?;
+        if !card.is_up()? {
+            tracing::info!(interface, "switching the interface on");
+            card.set_up()?;
+        }
+        card.mtu()
+    };
+    // Opened twice: the filter needs the MAC, which is known when there is a socket.
+    let probe = FrameSocket::open(interface, &Settings::new(&crate::frames::filter::NOTHING))?;
+    let mac = own_mac(probe.mac());
+    drop(probe);
+    let mtu = settings(interface).map_err(failed)?;
+    let filter = check::filter(mac);
+    let socket =
+        FrameSocket::open(interface, &Settings { filter: &filter, extra_mac: Some(mac), card_header: true })?;
+    let links = networks.iter().map(|(vlan, network)| {
+        let namespace = Namespace::new(mac, *network, mtu)
+            .map_err(|source| RawError::Namespace { network: *network, source })?;
+        Ok(Link { vlan: *vlan, network: *network, namespace })
+    });
+    let links = links.collect::<Result<Vec<_>, RawError>>()?;
+    Ok(Stack { socket, mac, links, counters: Arc::default() })
+}
+
+/// A MAC beside the interface's own: locally administered, the same at each start. With the own one, the host's
+/// kernel would take the frames for its own, and a host that forwards would send them back to the wire.
+fn own_mac(Mac([a, b, c, d, e, f]): Mac) -> Mac {
+    Mac([(a | 0x02) & !0x01, b ^ 0xb0, c ^ 0x07, d, e, f])
+}
+
+impl Stack {
+    /// The MAC that all its networks have.
+    #[must_use]
+    pub fn mac(&self) -> Mac {
+        self.mac
+    }
+
+    /// What was moved and dropped so far.
+    #[must_use]
+    pub fn counters(&self) -> Arc<Counters> {
+        self.counters.clone()
+    }
+
+    /// Listens on a TCP port of a network's address, by the network's place in the list given to [`bind`].
+    ///
+    /// # Errors
+    /// When there is no such network, or the port is taken.
+    pub fn listen(&self, network: usize, port: u16) -> Result<TcpListener, RawError> {
+        let (link, address) = self.place(network, port)?;
+        let bound = link.namespace.inside(|| {
+            let listener = TcpListener::bind(address)?;
+            listen(&listener, Backlog::new(BACKLOG)?)?;
+            listener.set_nonblocking(true)?;
+            Ok(listener)
+        });
+        bound.map_err(|source| RawError::Bind { address: address.into(), source })
+    }
+
+    /// Binds TFTP to a UDP port of a network's address.
+    ///
+    /// # Errors
+    /// When there is no such network, or the port is taken.
+    pub fn tftp(&self, network: usize, port: u16) -> Result<TftpSocket, RawError> {
+        let (link, address) = self.place(network, port)?;
+        let bound = link.namespace.inside(|| {
+            crate::tftp::bind(address.into()).map_err(|error| match error {
+                TftpError::Bind { source, .. } | TftpError::Socket(source) => source,
+                TftpError::NotIpv4(_) => io::ErrorKind::Unsupported.into(),
+            })
+        });
+        bound.map_err(|source| RawError::Bind { address: address.into(), source })
+    }
+
+    /// Runs `work` in the namespace of a network: sockets that it makes stay there.
+    ///
+    /// # Errors
+    /// When there is no such network, and what `work` fails with.
+    pub fn inside<T: Send>(
+        &self,
+        network: usize,
+        work: impl FnOnce() -> io::Result<T> + Send,
+    ) -> Result<T, RawError> {
+        let (link, address) = self.place(network, 0)?;
+        link.namespace.inside(work).map_err(|source| RawError::Bind { address: address.into(), source })
+    }
+
+    fn place(&self, network: usize, port: u16) -> Result<(&Link, SocketAddrV4), RawError> {
+        let nowhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
+        let source = io::Error::from(io::ErrorKind::NotFound);
+        let link = self.links.get(network).ok_or(RawError::Bind { address: nowhere, source })?;
+        Ok((link, SocketAddrV4::new(link.network.address, port)))
+    }
+}
+
+/// Moves frames until `shutdown`.
+///
+/// # Errors
+/// When the runtime does not take a socket, or the interface is gone for good.
+#[tracing::instrument(name = "raw", skip_all, fields(interface = stack.socket.interface()))]
+pub async fn run(stack: Stack, shutdown: CancellationToken) -> Result<(), RawError> {
+    let counters = stack.counters.clone();
+    let result = shuttle::run(stack, shutdown).await.map_err(RawError::Socket);
+    tracing::info!(?counters, "raw stack ends");
+    result
+}
+
+#[cfg(test)]
+mod tests;
