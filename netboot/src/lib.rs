@@ -14,8 +14,10 @@ pub mod firmware;
 pub mod ipxe;
 pub mod journal;
 mod mac;
+mod subnet;
 pub mod tftp;
 mod time;
 
 pub use mac::{Mac, ParseMacError};
+pub use subnet::{ParseSubnetError, Subnet};
 pub use time::Time;

@@ -27,6 +27,36 @@ const END: u8 = 255;
 
 /// Option numbers that booting needs.
 pub mod option {
+    /// The mask of the client's network (RFC 2132).
+    pub const SUBNET_MASK: u8 = 1;
+    /// The way out of the network.
+    pub const ROUTER: u8 = 3;
+    /// Name servers.
+    pub const DNS: u8 = 6;
+    /// The client's name.
+    pub const HOST_NAME: u8 = 12;
+    /// The client's domain.
+    pub const DOMAIN: u8 = 15;
+    /// The broadcast address.
+    pub const BROADCAST: u8 = 28;
+    /// Time servers.
+    pub const NTP: u8 = 42;
+    /// Seconds that an address is given for.
+    pub const LEASE_TIME: u8 = 51;
+    /// That `file` or `sname` hold options.
+    pub const OVERLOAD: u8 = 52;
+    /// The options a client wants.
+    pub const PARAMETERS: u8 = 55;
+    /// Why, in words.
+    pub const MESSAGE: u8 = 56;
+    /// When a client asks its server to go on.
+    pub const RENEWAL: u8 = 58;
+    /// When it asks any server.
+    pub const REBINDING: u8 = 59;
+    /// What a client calls itself.
+    pub const CLIENT_ID: u8 = 61;
+    /// Domains to look names up in (RFC 3397).
+    pub const SEARCH: u8 = 119;
     /// The address a client asks for (RFC 2132).
     pub const REQUESTED_IP: u8 = 50;
     /// What kind of message it is.
@@ -218,6 +248,20 @@ impl Message {
         out
     }
 
+    /// The start of an answer: what every answer repeats of its question, and no options.
+    #[must_use]
+    pub(super) fn reply(&self) -> Self {
+        Self {
+            htype: self.htype,
+            hlen: self.hlen,
+            xid: self.xid,
+            flags: self.flags,
+            giaddr: self.giaddr,
+            chaddr: self.chaddr,
+            ..Self::new(Op::Reply)
+        }
+    }
+
     /// The bytes of the hardware address that count.
     #[must_use]
     pub fn hardware_address(&self) -> &[u8] {
@@ -279,12 +323,25 @@ impl Options {
         self.0.iter().find(|(known, _)| *known == number).map(|(_, value)| value.as_slice())
     }
 
+    /// Takes an option out.
+    pub fn remove(&mut self, number: u8) {
+        self.0.retain(|(known, _)| *known != number);
+    }
+
+    /// Sets an option, in its place when it is there.
+    pub fn set(&mut self, number: u8, value: &[u8]) {
+        match self.0.iter_mut().find(|(known, _)| *known == number) {
+            Some((_, known)) => value.clone_into(known),
+            None => self.push(number, value),
+        }
+    }
+
     /// All options in order.
     pub fn iter(&self) -> impl Iterator<Item = (u8, &[u8])> {
         self.0.iter().map(|(number, value)| (*number, value.as_slice()))
     }
 
-    fn parse(mut rest: &[u8]) -> Result<Self, ParseError> {
+    pub(super) fn parse(mut rest: &[u8]) -> Result<Self, ParseError> {
         let mut options = Self::new();
         // Each turn consumes at least one byte. A missing end mark is forgiven: some relays cut it off.
         while let Some((&number, after)) = rest.split_first() {

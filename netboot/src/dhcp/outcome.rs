@@ -152,9 +152,70 @@ pub enum IgnoreReason {
     /// Its relay information is longer than can be echoed.
     #[error("relay information too long")]
     RelayInformation,
+    /// Its source address is none of this network's.
+    #[error("source address outside of this network")]
+    Spoofed,
+    /// This client, or all of them together, ask more often than is answered.
+    #[error("asks too often")]
+    TooOften,
+    /// There is no address for it.
+    #[error("no free address")]
+    NoAddress,
+    /// It asks to keep an address that we know nothing of.
+    #[error("asks for an address of another server")]
+    UnknownAddress,
+    /// The server does not serve yet: it makes sure that it is the only one.
+    #[error("not serving yet")]
+    NotServing,
+    /// More machines wait for the site's server than are kept in mind.
+    #[error("too many machines wait for the DHCP server")]
+    Busy,
+    /// It came through too many relays.
+    #[error("too many relays")]
+    Hops,
 }
 
-/// What the proxy has done since it started.
+impl Counters {
+    /// All zero.
+    pub(super) const NONE: Self = Self {
+        received: 0,
+        offers: 0,
+        acks: 0,
+        malformed: 0,
+        not_for_us: 0,
+        no_binary: 0,
+        spoofed: 0,
+        limited: 0,
+        no_room: 0,
+    };
+
+    /// Counts one packet that is not answered.
+    pub(super) const fn count_ignored(&mut self, reason: IgnoreReason) {
+        let counter = match reason {
+            IgnoreReason::Malformed(_)
+            | IgnoreReason::BadUuid
+            | IgnoreReason::NoArchitecture
+            | IgnoreReason::BadAddress
+            | IgnoreReason::RelayInformation
+            | IgnoreReason::Hops => &mut self.malformed,
+            IgnoreReason::NotARequest
+            | IgnoreReason::NotEthernet
+            | IgnoreReason::NoMessageType
+            | IgnoreReason::NotNetboot
+            | IgnoreReason::NotForBootServer
+            | IgnoreReason::UnknownAddress
+            | IgnoreReason::NotServing
+            | IgnoreReason::OtherServer => &mut self.not_for_us,
+            IgnoreReason::NoBinary(_) => &mut self.no_binary,
+            IgnoreReason::Spoofed => &mut self.spoofed,
+            IgnoreReason::TooOften => &mut self.limited,
+            IgnoreReason::NoAddress | IgnoreReason::Busy => &mut self.no_room,
+        };
+        *counter += 1;
+    }
+}
+
+/// What was done since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Packets looked at.
@@ -169,4 +230,10 @@ pub struct Counters {
     pub not_for_us: u64,
     /// Network boots without a boot file for their firmware.
     pub no_binary: u64,
+    /// Packets from addresses outside of the network.
+    pub spoofed: u64,
+    /// Packets above the limits in time.
+    pub limited: u64,
+    /// Clients that got nothing because there was no address, or no place in a table, for them.
+    pub no_room: u64,
 }

@@ -15,21 +15,15 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-use super::codec::{Message, Op, option};
-use super::outcome::{Counters, IgnoreReason, Offered, Outcome, Port, Reply, ReplyTo, Seen};
-use super::request::{self, Class, ClientUuid, MessageType};
-use crate::firmware::{BinarySet, BootFile, boot_file};
-use crate::ipxe::BaseUrl;
+use super::boot::{self, Plan};
+use super::codec::{Message, option};
+use super::outcome::{Counters, IgnoreReason, Outcome, Port, Reply, ReplyTo, Seen};
+use super::request::{self, Class, MessageType, is_host};
+use crate::firmware::BinarySet;
 
 /// No reply is longer: a header, our options, and what is echoed (options 82 and 97) at their longest, so it
 /// always fits a frame.
 pub const REPLY_MAX: usize = 640;
-/// The longest relay information that is echoed: one option's worth.
-const RELAY_AGENT_MAX: usize = 255;
-/// `PXE_DISCOVERY_CONTROL` = 8 (use the file of this offer, ask nobody else), then the end mark. Without it EDK2
-/// asks again on port 4011, and some clients show a menu.
-const PXE_USE_THIS_FILE: [u8; 4] = [6, 1, 8, 255];
-
 /// What the proxy offers.
 #[derive(Clone, Debug)]
 pub struct ProxyConfig {
@@ -45,7 +39,6 @@ pub struct ProxyConfig {
 #[derive(Clone, Debug)]
 pub struct Proxy {
     config: ProxyConfig,
-    base: BaseUrl,
     counters: Counters,
 }
 
@@ -53,10 +46,7 @@ impl Proxy {
     /// A server that offers what the configuration has.
     #[must_use]
     pub const fn new(config: ProxyConfig) -> Self {
-        let base = BaseUrl::new(config.server, config.http_port);
-        let counters =
-            Counters { received: 0, offers: 0, acks: 0, malformed: 0, not_for_us: 0, no_binary: 0 };
-        Self { config, base, counters }
+        Self { config, counters: Counters::NONE }
     }
 
     /// What it has done.
@@ -79,59 +69,40 @@ impl Proxy {
     }
 
     fn answer(&self, port: Port, source: SocketAddrV4, payload: &[u8]) -> Outcome {
-        let nobody = |reason| Outcome::Ignore { reason, seen: None };
-        let message = match Message::parse(payload) {
-            Ok(message) => message,
-            Err(error) => return nobody(IgnoreReason::Malformed(error)),
-        };
-        if message.op != Op::Request {
-            return nobody(IgnoreReason::NotARequest);
+        match Message::parse(payload) {
+            Ok(message) => self.handle_message(port, source, &message),
+            Err(error) => Outcome::Ignore { reason: IgnoreReason::Malformed(error), seen: None },
         }
-        let Some(mac) = request::mac(&message) else { return nobody(IgnoreReason::NotEthernet) };
-        let Some(message_type) = request::message_type(&message) else {
-            return nobody(IgnoreReason::NoMessageType);
-        };
-        let client_uuid = request::client_uuid(&message);
-        let class = Class::of(&message);
-        let firmwares = class.map_or_else(Vec::new, |class| request::firmwares(&message, class));
-        let mut seen = Seen {
-            mac,
-            uuid: match client_uuid {
-                ClientUuid::Uuid(uuid) if !uuid.is_nil() && !uuid.is_max() => Some(uuid),
-                _ => None,
-            },
-            firmware: firmwares.first().copied(),
-            message_type,
-            requested_ip: wanted_address(&message, message_type),
-        };
-        let ignore = |reason, seen| Outcome::Ignore { reason, seen: Some(seen) };
+    }
 
-        let Some(class) = class else { return ignore(IgnoreReason::NotNetboot, seen) };
-        let kind = match self.reply_kind(port, message_type, &message) {
-            Ok(kind) => kind,
-            Err(reason) => return ignore(reason, seen),
+    /// As [`Proxy::handle_packet`], for a message that was read already, and uncounted.
+    pub(super) fn handle_message(&self, port: Port, source: SocketAddrV4, message: &Message) -> Outcome {
+        let (mut seen, class) = match boot::identify(message) {
+            Ok(known) => known,
+            Err(reason) => return Outcome::Ignore { reason, seen: None },
         };
-        if client_uuid == ClientUuid::Malformed {
-            return ignore(IgnoreReason::BadUuid, seen);
+        match self.decide(port, source, message, class, &mut seen) {
+            Ok((kind, plan, to)) => {
+                let payload = self.reply(kind, message, &plan).emit();
+                Outcome::Reply(Reply { payload, to, seen, offered: plan.offered(port) })
+            }
+            Err(reason) => Outcome::Ignore { reason, seen: Some(seen) },
         }
-        let Some(first) = firmwares.first().copied() else {
-            return ignore(IgnoreReason::NoArchitecture, seen);
-        };
-        let fitting = firmwares
-            .into_iter()
-            .find_map(|firmware| boot_file(firmware, &self.config.binaries).map(|file| (firmware, file)));
-        let Some((firmware, file)) = fitting else { return ignore(IgnoreReason::NoBinary(first), seen) };
-        seen.firmware = Some(firmware);
-        let to = match destination(port, source, &message) {
-            Ok(to) => to,
-            Err(reason) => return ignore(reason, seen),
-        };
-        if message.options.value(option::RELAY_AGENT).is_some_and(|value| value.len() > RELAY_AGENT_MAX) {
-            return ignore(IgnoreReason::RelayInformation, seen);
-        }
-        let file = self.file_name(file);
-        let payload = self.reply(kind, class, &message, &file).emit();
-        Outcome::Reply(Reply { payload, to, seen, offered: Offered { file: file.text, firmware, port } })
+    }
+
+    fn decide(
+        &self,
+        port: Port,
+        source: SocketAddrV4,
+        message: &Message,
+        class: Option<Class>,
+        seen: &mut Seen,
+    ) -> Result<(MessageType, Plan, ReplyTo), IgnoreReason> {
+        let class = class.ok_or(IgnoreReason::NotNetboot)?;
+        let kind = self.reply_kind(port, seen.message_type, message)?;
+        let plan = Plan::new(&self.config, message, class)?;
+        seen.firmware = Some(plan.firmware);
+        Ok((kind, plan, destination(port, source, message)?))
     }
 
     fn reply_kind(
@@ -151,96 +122,35 @@ impl Proxy {
         }
     }
 
-    fn file_name(&self, file: BootFile) -> FileName {
-        match file {
-            BootFile::Tftp(name) => FileName { text: name.to_owned(), by_tftp: true },
-            BootFile::Http(name) => FileName { text: format!("{}/tftp/{name}", self.base), by_tftp: false },
-            BootFile::Script => FileName { text: format!("{}/ipxe/init.ipxe", self.base), by_tftp: false },
-        }
-    }
-
-    fn reply(&self, kind: MessageType, class: Class, request: &Message, file: &FileName) -> Message {
-        let mut reply = Message {
-            htype: request.htype,
-            hlen: request.hlen,
-            xid: request.xid,
-            flags: request.flags,
-            // RFC 2131, table 3: an ACK repeats the client's address, an OFFER has none.
-            ciaddr: if kind == MessageType::Ack { request.ciaddr } else { Ipv4Addr::UNSPECIFIED },
-            siaddr: self.config.server,
-            giaddr: request.giaddr,
-            chaddr: request.chaddr,
-            ..Message::new(Op::Reply)
-        };
-        // The last byte stays zero. Firmware reads the field, option 67, or whichever of both it finds first.
-        let name = file.text.as_bytes();
-        if name.len() < reply.file.len() {
-            reply.file[..name.len()].copy_from_slice(name);
-        }
-        let options = &mut reply.options;
-        options.push(option::MESSAGE_TYPE, &[kind.number()]);
-        options.push(option::SERVER_ID, &self.config.server.octets());
-        options.push(option::VENDOR_CLASS, class.word().as_bytes());
-        if class == Class::Pxe {
-            options.push(option::VENDOR_SPECIFIC, &PXE_USE_THIS_FILE);
-        }
-        if file.by_tftp {
-            options.push(option::TFTP_SERVER, self.config.server.to_string().as_bytes());
-        }
-        options.push(option::BOOT_FILE, name);
-        if let Some(uuid) = request.options.value(option::CLIENT_UUID) {
-            options.push(option::CLIENT_UUID, uuid);
-        }
-        // RFC 3046: untouched, and after all others.
-        if let Some(relay) = request.options.value(option::RELAY_AGENT) {
-            options.push(option::RELAY_AGENT, relay);
-        }
+    fn reply(&self, kind: MessageType, request: &Message, plan: &Plan) -> Message {
+        let mut reply = request.reply();
+        // RFC 2131, table 3: an ACK repeats the client's address, an OFFER has none.
+        reply.ciaddr = if kind == MessageType::Ack { request.ciaddr } else { Ipv4Addr::UNSPECIFIED };
+        reply.options.push(option::MESSAGE_TYPE, &[kind.number()]);
+        reply.options.push(option::SERVER_ID, &self.config.server.octets());
+        plan.add_to(self.config.server, &mut reply);
         reply
     }
 
     const fn count(&mut self, outcome: &Outcome) {
-        let counters = &mut self.counters;
-        counters.received += 1;
-        let counter = match outcome {
+        self.counters.received += 1;
+        match outcome {
             Outcome::Reply(reply) => match reply.seen.message_type {
-                MessageType::Discover => &mut counters.offers,
-                _ => &mut counters.acks,
+                MessageType::Discover => self.counters.offers += 1,
+                _ => self.counters.acks += 1,
             },
-            Outcome::Ignore { reason, .. } => match reason {
-                IgnoreReason::Malformed(_)
-                | IgnoreReason::BadUuid
-                | IgnoreReason::NoArchitecture
-                | IgnoreReason::BadAddress
-                | IgnoreReason::RelayInformation => &mut counters.malformed,
-                IgnoreReason::NotARequest
-                | IgnoreReason::NotEthernet
-                | IgnoreReason::NoMessageType
-                | IgnoreReason::NotNetboot
-                | IgnoreReason::NotForBootServer
-                | IgnoreReason::OtherServer => &mut counters.not_for_us,
-                IgnoreReason::NoBinary(_) => &mut counters.no_binary,
-            },
-        };
-        *counter += 1;
+            Outcome::Ignore { reason, .. } => self.counters.count_ignored(*reason),
+        }
     }
-}
-
-struct FileName {
-    text: String,
-    by_tftp: bool,
-}
-
-/// The address that a client asks for, or says it has.
-fn wanted_address(message: &Message, message_type: MessageType) -> Option<Ipv4Addr> {
-    if message_type != MessageType::Request && message_type != MessageType::Inform {
-        return None;
-    }
-    request::address(message, option::REQUESTED_IP).or(Some(message.ciaddr)).filter(|addr| is_host(*addr))
 }
 
 /// Where the reply goes: to the relay; to the client when it has an address; else to everybody, since a client
 /// without an address cannot be found otherwise.
-fn destination(port: Port, source: SocketAddrV4, message: &Message) -> Result<ReplyTo, IgnoreReason> {
+pub(super) fn destination(
+    port: Port,
+    source: SocketAddrV4,
+    message: &Message,
+) -> Result<ReplyTo, IgnoreReason> {
     if !message.giaddr.is_unspecified() {
         return if is_host(message.giaddr) {
             Ok(ReplyTo::Relay(message.giaddr))
@@ -257,12 +167,6 @@ fn destination(port: Port, source: SocketAddrV4, message: &Message) -> Result<Re
         };
     }
     Ok(ReplyTo::Broadcast)
-}
-
-/// Whether it can be the address of one host.
-fn is_host(address: Ipv4Addr) -> bool {
-    // 0.0.0.0/8 and 240.0.0.0/4 (with 255.255.255.255) name no host either.
-    !matches!(address.octets()[0], 0 | 240..) && !address.is_multicast() && !address.is_loopback()
 }
 
 #[cfg(test)]

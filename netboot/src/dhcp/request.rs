@@ -116,6 +116,25 @@ pub fn address(message: &Message, number: u8) -> Option<Ipv4Addr> {
     <[u8; 4]>::try_from(message.options.value(number)?).ok().map(Ipv4Addr::from)
 }
 
+/// An option that holds one number of two bytes.
+pub(super) fn number(message: &Message, number: u8) -> Option<u16> {
+    <[u8; 2]>::try_from(message.options.value(number)?).ok().map(u16::from_be_bytes)
+}
+
+/// The address that a client asks for, or says it has.
+pub(super) fn wanted_address(message: &Message, message_type: MessageType) -> Option<Ipv4Addr> {
+    if message_type != MessageType::Request && message_type != MessageType::Inform {
+        return None;
+    }
+    address(message, option::REQUESTED_IP).or(Some(message.ciaddr)).filter(|address| is_host(*address))
+}
+
+/// Whether it can be the address of one host.
+pub(super) fn is_host(address: Ipv4Addr) -> bool {
+    // 0.0.0.0/8 and 240.0.0.0/4 (with 255.255.255.255) name no host either.
+    !matches!(address.octets()[0], 0 | 240..) && !address.is_multicast() && !address.is_loopback()
+}
+
 /// What option 97 holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClientUuid {
