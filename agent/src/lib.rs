@@ -19,6 +19,7 @@ pub mod inventory;
 pub mod ipmi;
 pub mod join;
 pub mod machine;
+pub mod meta;
 pub mod modules;
 pub mod net;
 pub mod pid1;
