@@ -3,6 +3,7 @@
 mod get;
 mod hub;
 mod journal;
+mod logs;
 mod machines;
 mod output;
 
@@ -80,6 +81,12 @@ enum Command {
   bootlace journal 52:54:00:88:00:01
   bootlace journal -f -o json")]
     Journal(journal::Args),
+    /// Show the kernel log of a machine
+    #[command(after_help = "Examples:
+  bootlace logs 4c4c4544
+  bootlace logs 4c4c4544 -n 50 -f
+  bootlace logs 192.0.2.77 -o json")]
+    Logs(logs::Args),
     /// Print the version
     Version,
     /// Print a completion script for a shell
@@ -172,6 +179,10 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
             let socket = socket(&cli.socket, cli.config.as_deref())?;
             client_runtime()?.block_on(journal::run(&socket, &args))
         }
+        Command::Logs(args) => {
+            let socket = socket(&cli.socket, cli.config.as_deref())?;
+            client_runtime()?.block_on(logs::run(&socket, &args))
+        }
         Command::Version => {
             println!("bootlace {}", env!("CARGO_PKG_VERSION"));
             Ok(())
@@ -191,10 +202,13 @@ fn socket(named: &Option<PathBuf>, config: Option<&Path>) -> Result<PathBuf, Cli
 }
 
 /// Connecting by hand first tells an appliance that is not there from one that refuses.
+async fn reach(socket: &Path) -> Result<(), CliError> {
+    let reached = tokio::net::UnixStream::connect(socket).await;
+    reached.map(drop).map_err(|source| CliError::Unavailable { socket: socket.to_path_buf(), source })
+}
+
 async fn connect(socket: &Path) -> Result<GrpcState, CliError> {
-    tokio::net::UnixStream::connect(socket)
-        .await
-        .map_err(|source| CliError::Unavailable { socket: socket.to_path_buf(), source })?;
+    reach(socket).await?;
     GrpcState::connect_unix(socket).await.map_err(|error| CliError::Failed(error.to_string()))
 }
 

@@ -157,6 +157,8 @@ pub(crate) struct Hub {
     pub api_listen: SocketAddr,
     /// TCP port of the machine API.
     pub machine_api_port: u16,
+    /// TCP port for kernel logs; `None`: machines are not told to send them.
+    pub kernel_log_port: Option<u16>,
 }
 
 /// Why a configuration was refused. Its text says where and what to write instead.

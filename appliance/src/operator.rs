@@ -1,5 +1,5 @@
-//! The operator API on a unix socket that only the appliance's user may open: the hub's COSI state over
-//! gRPC, and the boot journal as lines of JSON.
+//! The operator API on a unix socket that only the appliance's user may open: the hub's COSI state and Omni's
+//! management API over gRPC, and the boot journal as lines of JSON.
 
 use std::fs::Permissions;
 use std::io;
@@ -39,10 +39,13 @@ pub(crate) fn bind(socket: &Path) -> io::Result<UnixListener> {
 pub(crate) async fn run(
     listener: UnixListener,
     state: impl cosi::State + 'static,
+    management: Option<tonic::service::Routes>,
     recorder: Arc<Recorder>,
     shutdown: CancellationToken,
 ) -> io::Result<()> {
-    let router = tonic::service::Routes::new(StateService::new(state).into_server())
+    let router = management
+        .unwrap_or_default()
+        .add_service(StateService::new(state).into_server())
         .into_axum_router()
         .merge(Router::new().route("/journal", get(journal)).with_state((recorder, shutdown.clone())));
     axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await

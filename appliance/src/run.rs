@@ -78,12 +78,12 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let link = match sockets.hub {
         Some(sockets_of_hub) => {
             let hub = hub::start(&mut site, sockets_of_hub).await?;
-            site.spawn_operator(sockets.operator, hub.state);
+            site.spawn_operator(sockets.operator, hub.state, Some(hub.management));
             link::start(&mut site, Some(hub.key))?
         }
         None => {
             let link = link::start(&mut site, None)?;
-            site.spawn_operator(sockets.operator, Arc::clone(&link.state));
+            site.spawn_operator(sockets.operator, Arc::clone(&link.state), None);
             link
         }
     };
@@ -98,8 +98,15 @@ impl Site {
         self.tasks.spawn(async move { (name, part.await) }.instrument(tracing::info_span!("part", name)));
     }
 
-    fn spawn_operator(&mut self, listener: tokio::net::UnixListener, state: impl cosi::State + 'static) {
-        let part = operator::run(listener, state, Arc::clone(&self.recorder), self.shutdown.clone());
+    /// `management`: of the embedded hub.
+    fn spawn_operator(
+        &mut self,
+        listener: tokio::net::UnixListener,
+        state: impl cosi::State + 'static,
+        management: Option<tonic::service::Routes>,
+    ) {
+        let recorder = Arc::clone(&self.recorder);
+        let part = operator::run(listener, state, management, recorder, self.shutdown.clone());
         self.spawn("operator", async move { Ok(part.await?) });
     }
 

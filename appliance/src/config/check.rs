@@ -73,8 +73,15 @@ impl Checker<'_> {
         let hub = Hub {
             api_listen: file.hub.api_listen.unwrap_or(HUB_API_LISTEN),
             machine_api_port: file.hub.machine_api_port.unwrap_or(8090),
+            kernel_log_port: Some(file.hub.kernel_log_port.unwrap_or(8092)).filter(|port| *port != 0),
         };
         let ports = [port, hub.machine_api_port, hub.api_listen.port()];
+        if let Some(taken) = hub.kernel_log_port.filter(|log| ports.contains(log)) {
+            return Err(self.wrong(
+                "hub.kernel_log_port",
+                format!("port {taken} is taken by another part of this file; 0 takes no kernel logs"),
+            ));
+        }
         let distinct = ports.iter().collect::<std::collections::BTreeSet<_>>().len() == ports.len();
         if !distinct || ports.contains(&0) {
             return Err(self.wrong(

@@ -155,6 +155,8 @@ pub(super) struct Hub {
     pub api_listen: Option<SocketAddr>,
     /// TCP port of the machine API (SideroLink Provision and events).
     pub machine_api_port: Option<u16>,
+    /// TCP port that machines send their kernel logs to; 0 for none.
+    pub kernel_log_port: Option<u16>,
 }
 
 /// `[log]`

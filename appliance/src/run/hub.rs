@@ -9,9 +9,12 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
+use async_trait::async_trait;
 use cosi::State;
 use cosi::embedded::EmbeddedState;
-use hub::{ApiServer, Hub, HubConfig, ValidatedState};
+use futures_util::stream;
+use hub::{ApiServer, Hub, HubConfig, ImageFactory, SchematicError, ValidatedState};
+use netboot_assets::factory::{Factory, FactoryConfig};
 use netboot_link::http;
 use omni_auth::ServiceAccountKey;
 
@@ -30,6 +33,8 @@ const KEY_RENEW_BEFORE: Duration = Duration::from_secs(60 * 24 * 3600);
 pub(super) struct Started {
     /// For operators: everything, checked before it is written.
     pub(super) state: Arc<ValidatedState>,
+    /// For operators, too: what Omni's management API has.
+    pub(super) management: tonic::service::Routes,
     /// For the link.
     pub(super) key: ServiceAccountKey,
 }
@@ -53,10 +58,15 @@ pub(super) async fn start(site: &mut Site, sockets: HubSockets) -> anyhow::Resul
         provider_id: config.id.clone(),
         machine_api_url: format!("grpc://{machine_api}"),
         event_endpoint: machine_api.to_string(),
+        kernel_log_endpoint: config
+            .hub
+            .kernel_log_port
+            .map(|port| SocketAddr::new(IpAddr::V4(site.advertise), port).to_string()),
+        image_factory: Some(Arc::new(FactoryForHub::new(&config.boot.factory)?)),
     };
     let hub = Hub::open(hub_config, store, observer).await.context("cannot open the hub")?;
     let key = own_key(&config.state_dir, &config.id, &hub).await?;
-    let state = hub.state();
+    let (state, management) = (hub.state(), hub.management());
 
     let shutdown = site.shutdown.clone();
     let api = ApiServer::new(None).context("cannot serve the hub's API")?.run(
@@ -65,6 +75,17 @@ pub(super) async fn start(site: &mut Site, sockets: HubSockets) -> anyhow::Resul
         shutdown.clone(),
     );
     site.spawn("hub API", async move { Ok(api.await?) });
+    if let Some(listener) = sockets.kernel_logs {
+        let connections = stream::unfold(listener, |listener| async move {
+            let accepted = listener.accept().await;
+            Some((accepted.map(|(connection, peer)| (connection, peer.ip())), listener))
+        });
+        let (hub, shutdown) = (hub.clone(), shutdown.clone());
+        site.spawn("kernel logs", async move {
+            hub.serve_kernel_logs(connections, shutdown).await;
+            Ok(())
+        });
+    }
     let machine_api = http::serve(sockets.machine_api, hub.routes().into_axum_router(), shutdown.clone());
     site.spawn("machine API", async move {
         machine_api.await;
@@ -74,7 +95,40 @@ pub(super) async fn start(site: &mut Site, sockets: HubSockets) -> anyhow::Resul
         hub.run(shutdown).await;
         Ok(())
     });
-    Ok(Started { state, key })
+    Ok(Started { state, management, key })
+}
+
+/// The Image Factory for providers that have their schematics made by Omni.
+#[derive(Debug)]
+struct FactoryForHub {
+    factory: Factory,
+    config: FactoryConfig,
+}
+
+impl FactoryForHub {
+    fn new(config: &FactoryConfig) -> anyhow::Result<Self> {
+        let factory = Factory::new(config).context("cannot use the Image Factory")?;
+        Ok(Self { factory, config: config.clone() })
+    }
+}
+
+#[async_trait]
+impl ImageFactory for FactoryForHub {
+    fn base_url(&self) -> &str {
+        &self.config.base_url
+    }
+
+    fn pxe_base_url(&self) -> &str {
+        &self.config.pxe_base_url
+    }
+
+    async fn ensure_schematic(&self, yaml: &str) -> Result<String, SchematicError> {
+        self.factory.ensure_schematic(yaml).await.map(|id| id.to_string()).map_err(|error| {
+            let last = error.is_final();
+            let text = format!("{:#}", anyhow::Error::from(error));
+            if last { SchematicError::Refused(text) } else { SchematicError::Unavailable(text) }
+        })
+    }
 }
 
 /// The key that this appliance signs its calls to its own hub with: made at the first start, renewed in time.

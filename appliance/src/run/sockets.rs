@@ -19,6 +19,8 @@ pub(super) struct Sockets {
 pub(super) struct HubSockets {
     pub(super) api: TcpListener,
     pub(super) machine_api: TcpListener,
+    /// Only when machines are told to send them here.
+    pub(super) kernel_logs: Option<TcpListener>,
 }
 
 pub(super) struct BootSockets {
@@ -46,6 +48,10 @@ impl Sockets {
                     "the machine API",
                 )
                 .await?,
+                kernel_logs: match config.hub.kernel_log_port {
+                    Some(port) => Some(tcp(SocketAddr::new(listen.ip(), port), "kernel logs").await?),
+                    None => None,
+                },
             }),
         };
         Ok(Self {

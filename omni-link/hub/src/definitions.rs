@@ -77,6 +77,7 @@ const DEFINITIONS: &[Definition] = &[
         ("Description", "{.description}"),
         ("Version", "{.version}"),
     ]),
+    of::<specs::MachineClassSpec>(&[]),
     of::<specs::MachineRegistrationSpec>(&[]),
     of::<specs::MachineRequestSetSpec>(&[
         ("ProviderID", "{.providerid}"),
@@ -190,7 +191,7 @@ fn shown(spec: &ResourceDefinitionSpec) -> String {
 
 /// Of the plurals that Omni's types have.
 fn singular(plural: &str) -> String {
-    for (ending, singular) in [("Statuses", "Status"), ("ies", "y"), ("s", "")] {
+    for (ending, singular) in [("Statuses", "Status"), ("sses", "ss"), ("ies", "y"), ("s", "")] {
         if let Some(stem) = plural.strip_suffix(ending) {
             return format!("{stem}{singular}");
         }

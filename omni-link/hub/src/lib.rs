@@ -31,7 +31,9 @@ mod api;
 mod controller;
 mod definitions;
 mod event;
+mod image_factory;
 mod index;
+mod kernel_log;
 mod keys;
 mod limits;
 mod machine_event;
@@ -39,6 +41,7 @@ mod management;
 mod pending;
 mod provision;
 mod render;
+mod schema;
 mod serve;
 mod service;
 mod setup;
@@ -56,7 +59,10 @@ use tokio_util::sync::CancellationToken;
 
 pub use accounts::AccountError;
 pub use event::{HubEvent, HubEventKind, Observer};
+pub use image_factory::{ImageFactory, SchematicError};
+pub use kernel_log::Received;
 pub use machine_event::PublishError;
+pub use management::machine_logs;
 pub use provision::ProvisionError;
 pub use serve::{ApiServer, ServeError, TlsFiles};
 pub use token::{JoinToken, TokenError};
@@ -71,6 +77,10 @@ pub struct HubConfig {
     pub machine_api_url: String,
     /// Where machines send their events: `ip:port`.
     pub event_endpoint: String,
+    /// Where machines send their kernel logs: `ip:port`. Without it they are not told to.
+    pub kernel_log_endpoint: Option<String>,
+    /// What makes images for providers that ask Omni for them; without one they are told so.
+    pub image_factory: Option<Arc<dyn ImageFactory>>,
 }
 
 /// Why the hub could not be opened.
@@ -97,6 +107,7 @@ pub struct Hub {
     room: limits::Room,
     index: index::Index,
     keys: keys::Keys,
+    logs: kernel_log::KernelLogs,
 }
 
 impl Hub {
@@ -123,6 +134,7 @@ impl Hub {
             room: limits::Room::default(),
             index,
             keys,
+            logs: kernel_log::KernelLogs::default(),
         })
     }
 
@@ -150,6 +162,13 @@ impl Hub {
     #[must_use]
     pub fn api(&self) -> tonic::service::Routes {
         api::routes(self)
+    }
+
+    /// Omni's management API for operators: nothing is signed, everything is allowed. Only who may do all may
+    /// reach it.
+    #[must_use]
+    pub fn management(&self) -> tonic::service::Routes {
+        api::for_operators(self)
     }
 
     /// [`accounts::create_provider`] on this hub: its key works from now on.

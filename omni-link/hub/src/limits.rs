@@ -25,6 +25,46 @@ pub(crate) const MAX_MESSAGE: usize = 64 * 1024;
 pub(crate) const MAX_ARMORED_KEY: usize = 16 * 1024;
 /// How long a key may last that others made: as in Omni a year, and a day for clocks and time zones.
 pub(crate) const MAX_KEY_LIFETIME: Duration = Duration::from_secs(366 * 24 * 3600);
+/// A schematic with an embedded machine configuration of the largest cluster has some 50 KiB.
+pub(crate) const MAX_SCHEMATIC: usize = 256 * 1024;
+/// Largest message of the management API: a schematic and its envelope.
+pub(crate) const MAX_MANAGEMENT_MESSAGE: usize = MAX_SCHEMATIC + 4 * 1024;
+/// A part of an image's name, its version, or the id of a schematic: that one has 64.
+pub(crate) const MAX_ASSET_NAME: usize = 128;
+/// A line of a kernel log: the kernel's own limit is 1 KiB of text, and each byte may be six in JSON.
+pub(crate) const MAX_LOG_LINE: usize = 8 * 1024;
+/// What is kept of one machine's kernel log: a boot of a server with many disks has about 1,500 lines of 160 bytes.
+pub(crate) const MAX_MACHINE_LOG: usize = 256 * 1024;
+/// What is kept of all kernel logs: the boots of some 64 machines, and little beside the appliance's 64 MB.
+pub(crate) const MAX_LOG_BYTES: usize = 16 * 1024 * 1024;
+/// Lines of one machine at once: it sends all that its kernel remembers when it connects.
+pub(crate) const LOG_BURST: u32 = 4096;
+/// Lines of one machine for long: a driver that repeats itself must not push everything else out.
+pub(crate) const LOG_LINES_PER_SECOND: u32 = 256;
+/// Connections of one machine: it has one for each place in its configuration that names us, and old ones that it
+/// forgot when its power went.
+pub(crate) const LOG_CONNECTIONS: usize = 4;
+/// Connections of all machines for their kernel logs: two for each of the largest site.
+pub(crate) const MAX_LOG_CONNECTIONS: usize = 4_000;
+/// A provider's schema of what it takes: those of Omni's own providers have some 5 KiB.
+pub(crate) const MAX_SCHEMA: usize = 256 * 1024;
+/// Schemas within schemas, references included: recursion must end.
+pub(crate) const MAX_SCHEMA_DEPTH: usize = 64;
+/// Schemas that are looked at for one set of data: choices within choices double it.
+pub(crate) const MAX_SCHEMA_WORK: usize = 100_000;
+/// Bytes of a compiled pattern of a schema.
+pub(crate) const MAX_PATTERN: usize = 256 * 1024;
+/// Violations that a user is told of at once.
+pub(crate) const MAX_VIOLATIONS: usize = 20;
+/// What a user may tell a provider of one machine.
+pub(crate) const MAX_PROVIDER_DATA: usize = 64 * 1024;
+/// Kernel arguments of a request, and the bytes of one, as in Omni.
+pub(crate) const MAX_KERNEL_ARGS: usize = 64;
+pub(crate) const MAX_KERNEL_ARG: usize = 256;
+/// Bytes of what a user calls a reboot or a power-off, as in Omni.
+pub(crate) const MAX_REQUEST_ID: usize = 128;
+/// Bytes of a machine's extra kernel arguments: the kernel takes 2 or 4 KiB in all.
+pub(crate) const MAX_EXTRA_KERNEL_ARGS: usize = 4 * 1024;
 /// Machines that one request set may ask for: a typing error must not fill the store.
 pub(crate) const MAX_REQUESTED_MACHINES: usize = 1_000;
 /// Machines that are looked after at once: their writes share commits.

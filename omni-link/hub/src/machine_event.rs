@@ -84,25 +84,27 @@ impl Hub {
     async fn machine_at(&self, peer: Option<IpAddr>) -> Result<String, PublishError> {
         let address = peer.map(|peer| peer.to_canonical().to_string()).unwrap_or_default();
         let nobody = || PublishError::NoMachine(address.clone());
-        if address.is_empty() {
-            return Err(nobody());
-        }
-        let mut found = None;
-        for hint in self.index.at(&address) {
-            let link = self.store.find::<SiderolinkSpec>(&hint.machine).await?;
-            let Some(link) = link.filter(|link| link.spec.remote_addr == address) else {
-                self.index.wrong(&address, &hint);
-                continue;
-            };
-            if !link.tearing_down() && found.replace(hint.machine).is_some() {
-                // Two machines claim the address: neither is believed.
-                return Err(nobody());
-            }
-        }
-        let id = found.ok_or_else(nobody)?;
+        let id = self.linked_at(&address).await?.ok_or_else(nobody)?;
         let machine = self.store.find::<InfraMachineSpec>(&id).await?.ok_or_else(nobody)?;
         let accepted = machine.spec.acceptance_status == AcceptanceStatus::Accepted as i32;
         if accepted && !machine.tearing_down() { Ok(id) } else { Err(nobody()) }
+    }
+
+    /// The one machine that joined from that address, `None` when there is none, or when two claim it: then neither
+    /// is believed.
+    pub(crate) async fn linked_at(&self, address: &str) -> Result<Option<String>, StateError> {
+        let mut found = None;
+        for hint in self.index.at(address) {
+            let link = self.store.find::<SiderolinkSpec>(&hint.machine).await?;
+            let Some(link) = link.filter(|link| link.spec.remote_addr == address) else {
+                self.index.wrong(address, &hint);
+                continue;
+            };
+            if !link.tearing_down() && found.replace(hint.machine).is_some() {
+                return Ok(None);
+            }
+        }
+        Ok(found)
     }
 }
 

@@ -1,4 +1,8 @@
-//! Omni's management API, as far as service accounts: `omnictl infraprovider create` and its like.
+//! Omni's management API, as far as there is something behind it here: service accounts (`omnictl infraprovider
+//! create` and its like), schematics and images for providers, kernel logs.
+
+mod assets;
+mod logs;
 
 use cosi::{ListOptions, StateError};
 use omni_auth::{
@@ -12,11 +16,17 @@ use crate::Hub;
 use crate::accounts::{self, AccountError, NewKey};
 use crate::limits::{MAX_ARMORED_KEY, MAX_KEY_LIFETIME};
 use crate::store::{decode, kind};
-use wire as api;
+pub use logs::machine_logs;
+use wire::management as api;
 
 pub(crate) mod wire {
     #![allow(missing_docs, unreachable_pub, clippy::allow_attributes_without_reason, reason = "generated")]
-    tonic::include_proto!("management");
+    pub(crate) mod common {
+        tonic::include_proto!("common");
+    }
+    pub(crate) mod management {
+        tonic::include_proto!("management");
+    }
 }
 
 /// The service.
@@ -25,12 +35,9 @@ pub(crate) struct Management(pub(crate) Hub);
 impl Management {
     /// Only admins manage accounts.
     fn admin<T>(request: &Request<T>) -> Result<(), Status> {
-        match request.extensions().get::<Identity>() {
-            Some(identity) if identity.role == Role::Admin => Ok(()),
-            Some(identity) => {
-                Err(Status::permission_denied(format!("role {} may not manage accounts", identity.role)))
-            }
-            None => Err(Status::unauthenticated(omni_auth::INVALID_SIGNATURE)),
+        match role(request)? {
+            Role::Admin => Ok(()),
+            role => Err(Status::permission_denied(format!("role {role} may not manage accounts"))),
         }
     }
 
@@ -91,6 +98,14 @@ impl Management {
         }
         Ok(api::ListServiceAccountsResponse { service_accounts })
     }
+}
+
+/// The role of who calls. The layer before puts it there; without it nobody is let in.
+fn role<T>(request: &Request<T>) -> Result<Role, Status> {
+    let identity = request.extensions().get::<Identity>();
+    identity
+        .map(|identity| identity.role)
+        .ok_or_else(|| Status::unauthenticated(omni_auth::INVALID_SIGNATURE))
 }
 
 /// The account that an identity is of, if it is one's.
@@ -170,5 +185,28 @@ impl api::management_service_server::ManagementService for Management {
         }
         self.refresh().await?;
         Ok(Response::new(()))
+    }
+
+    type MachineLogsStream = logs::Logs;
+
+    async fn create_schematic_from_raw(
+        &self,
+        request: Request<api::CreateSchematicFromRawRequest>,
+    ) -> Result<Response<api::CreateSchematicResponse>, Status> {
+        assets::create_schematic(self, request).await
+    }
+
+    async fn get_boot_asset_url(
+        &self,
+        request: Request<api::BootAssetUrlRequest>,
+    ) -> Result<Response<api::BootAssetUrlResponse>, Status> {
+        assets::boot_asset(self, request)
+    }
+
+    async fn machine_logs(
+        &self,
+        request: Request<api::MachineLogsRequest>,
+    ) -> Result<Response<Self::MachineLogsStream>, Status> {
+        logs::serve(self, request)
     }
 }

@@ -69,6 +69,7 @@ known! {
     InfraProviderHealthStatusSpec,
     InfraProviderSpec,
     InfraProviderStatusSpec,
+    MachineClassSpec,
     MachineRegistrationSpec,
     MachineRequestSetSpec,
     MachineRequestSetStatusSpec,

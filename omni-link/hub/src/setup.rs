@@ -16,6 +16,7 @@ use provider::specs::{
 use ring::agreement::{EphemeralPrivateKey, X25519};
 use ring::rand::SystemRandom;
 
+use crate::image_factory::FactoryUrl;
 use crate::store::Store;
 use crate::token::{JoinToken, new_secret, query_escape};
 use crate::{HubConfig, OpenError, definitions};
@@ -24,14 +25,11 @@ use crate::{HubConfig, OpenError, definitions};
 pub(crate) const SUBNET_PREFIX: [u16; 4] = [0xfdae, 0x41e4, 0x649b, 0x9303];
 /// Omni's usual WireGuard port.
 const WIREGUARD_PORT: u16 = 50180;
-/// Where Omni takes logs.
-const LOG_PORT: u16 = 8092;
-/// Where images come from, for providers that ask the server for it.
+/// Where images come from when this hub has no factory of its own.
 const FACTORY_URL: &str = "https://factory.talos.dev";
 const FACTORY_PXE_URL: &str = "https://pxe.factory.talos.dev";
-/// The Omni that this is like. From 1.9 on Omni makes schematics for its providers; a hub does not, so they
-/// shall go to the factory themselves, as they do with an older one.
-const BACKEND_VERSION: &str = "v1.8.3";
+/// The Omni that this is like. From 1.9 on providers have Omni make their schematics.
+const BACKEND_VERSION: &str = "v1.10.4";
 /// Omni's number for its API: `omnictl` refuses another than its own.
 const BACKEND_API_VERSION: u32 = 3;
 const INSTANCE_NAME: &str = "bootlace";
@@ -46,15 +44,24 @@ pub(crate) async fn prepare(config: &HubConfig, store: &Store) -> Result<(), Ope
         Err(error) => return Err(OpenError::Store(error)),
     }
     siderolink_config(store, &addresses).await?;
-    features(store).await.map_err(OpenError::Store)?;
+    features(config, store).await?;
     definitions::prepare(store).await.map_err(OpenError::Store)?;
     join_config(store, &addresses, provider).await
 }
 
-/// What the server offers and is. What an admin wrote stays.
-async fn features(store: &Store) -> Result<(), StateError> {
+/// What the server offers and is. Where the images come from is for whoever brings the factory to say; without one
+/// what an admin wrote stays.
+async fn features(config: &HubConfig, store: &Store) -> Result<(), OpenError> {
+    let factory = match &config.image_factory {
+        Some(factory) => Some((public_url(factory.base_url())?, public_url(factory.pxe_base_url())?)),
+        None => None,
+    };
     store
         .put::<FeaturesConfigSpec, _>(FEATURES_CONFIG_ID, "", Missing::Create, |_, spec| {
+            if let Some((base, pxe)) = &factory {
+                spec.image_factory_base_url.clone_from(base);
+                spec.image_factory_pxe_base_url.clone_from(pxe);
+            }
             if spec.image_factory_base_url.is_empty() {
                 FACTORY_URL.clone_into(&mut spec.image_factory_base_url);
             }
@@ -63,7 +70,8 @@ async fn features(store: &Store) -> Result<(), StateError> {
             }
             Ok(())
         })
-        .await?;
+        .await
+        .map_err(OpenError::Store)?;
     store
         .put::<SysVersionSpec, _>(SYS_VERSION_ID, "", Missing::Create, |_, spec| {
             BACKEND_VERSION.clone_into(&mut spec.backend_version);
@@ -71,8 +79,15 @@ async fn features(store: &Store) -> Result<(), StateError> {
             spec.backend_api_version = BACKEND_API_VERSION;
             Ok(())
         })
-        .await?;
+        .await
+        .map_err(OpenError::Store)?;
     Ok(())
+}
+
+/// A factory's URL as everybody may read it.
+fn public_url(url: &str) -> Result<String, OpenError> {
+    let unusable = || OpenError::Config("the Image Factory's URL is not usable".to_owned());
+    FactoryUrl::parse(url).map(|url| url.public()).ok_or_else(unusable)
 }
 
 async fn siderolink_config(store: &Store, addresses: &Addresses) -> Result<(), OpenError> {
@@ -105,7 +120,7 @@ async fn siderolink_config(store: &Store, addresses: &Addresses) -> Result<(), O
             spec.wireguard_endpoint.clone_from(&addresses.wireguard);
             spec.join_token.clone_from(&join_token);
             spec.events_port = i32::from(addresses.events_port);
-            spec.logs_port = i32::from(LOG_PORT);
+            spec.logs_port = i32::from(addresses.logs_port());
             Ok(())
         })
         .await
@@ -115,7 +130,7 @@ async fn siderolink_config(store: &Store, addresses: &Addresses) -> Result<(), O
             spec.machine_api_advertised_url.clone_from(&addresses.machine_api_url);
             spec.wireguard_advertised_endpoint.clone_from(&addresses.wireguard);
             spec.events_port = i32::from(addresses.events_port);
-            spec.logs_port = i32::from(LOG_PORT);
+            spec.logs_port = i32::from(addresses.logs_port());
             Ok(())
         })
         .await
@@ -164,7 +179,8 @@ pub(crate) struct Addresses {
     machine_api_url: String,
     events: String,
     events_port: u16,
-    logs: String,
+    /// Host with port, and the port.
+    logs: Option<(String, u16)>,
     wireguard: String,
 }
 
@@ -180,31 +196,45 @@ impl Addresses {
             return Err(wrong("machine API URL", url));
         }
         let events = &config.event_endpoint;
-        let (host, port) = events.rsplit_once(':').ok_or_else(|| wrong("event endpoint", events))?;
-        let events_port = port.parse().map_err(|_| wrong("event endpoint", events))?;
+        let host_and_port = |what: &str, endpoint: &str| {
+            let parts = endpoint
+                .rsplit_once(':')
+                .and_then(|(host, port)| Some((host.to_owned(), port.parse::<u16>().ok()?)));
+            parts.ok_or_else(|| wrong(what, endpoint))
+        };
+        let (host, events_port) = host_and_port("event endpoint", events)?;
+        let logs = match &config.kernel_log_endpoint {
+            Some(logs) => Some((logs.clone(), host_and_port("kernel log endpoint", logs)?.1)),
+            None => None,
+        };
         Ok(Self {
             machine_api_url: url.to_owned(),
             events: events.clone(),
             events_port,
-            logs: format!("tcp://{host}:{LOG_PORT}"),
+            logs,
             wireguard: format!("{host}:{WIREGUARD_PORT}"),
         })
+    }
+
+    /// 0 when there is no place for logs.
+    fn logs_port(&self) -> u16 {
+        self.logs.as_ref().map_or(0, |(_, port)| *port)
     }
 
     fn join_config(&self, token: &str) -> JoinConfig {
         let api = format!("{}?jointoken={}", self.machine_api_url, query_escape(token));
         let Self { events, logs, .. } = self;
-        JoinConfig {
-            kernel_args: vec![
-                format!("siderolink.api={api}"),
-                format!("talos.events.sink={events}"),
-                format!("talos.logging.kernel={logs}"),
-            ],
-            config: format!(
-                "apiVersion: v1alpha1\nkind: SideroLinkConfig\napiUrl: {api}\n---\n\
-                 apiVersion: v1alpha1\nkind: EventSinkConfig\nendpoint: '{events}'\n---\n\
-                 apiVersion: v1alpha1\nkind: KmsgLogConfig\nname: omni-kmsg\nurl: {logs}\n"
-            ),
+        let mut kernel_args = vec![format!("siderolink.api={api}"), format!("talos.events.sink={events}")];
+        let mut config = format!(
+            "apiVersion: v1alpha1\nkind: SideroLinkConfig\napiUrl: {api}\n---\n\
+             apiVersion: v1alpha1\nkind: EventSinkConfig\nendpoint: '{events}'\n"
+        );
+        if let Some((logs, _)) = logs {
+            kernel_args.push(format!("talos.logging.kernel=tcp://{logs}"));
+            config += &format!(
+                "---\napiVersion: v1alpha1\nkind: KmsgLogConfig\nname: omni-kmsg\nurl: tcp://{logs}\n"
+            );
         }
+        JoinConfig { kernel_args, config }
     }
 }

@@ -1,5 +1,7 @@
 //! What users may write.
 
+mod request;
+
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -10,17 +12,18 @@ use cosi::{
 use provider::resources::{LABEL_CLUSTER, ResourceSpec};
 use provider::specs::infra_machine_config_spec::{AcceptanceStatus, MachinePowerState};
 use provider::specs::{
-    ClusterSpec, InfraMachineConfigSpec, InfraMachineSpec, InfraMachineStatusSpec, MachineSetNodeSpec,
-    SiderolinkSpec,
+    ClusterSpec, InfraMachineConfigSpec, InfraMachineSpec, InfraMachineStatusSpec, MachineClassSpec,
+    MachineRequestSetSpec, MachineRequestSpec, MachineSetNodeSpec, SiderolinkSpec,
 };
 
+use crate::limits::{MAX_EXTRA_KERNEL_ARGS, MAX_REQUEST_ID};
 use crate::render;
 use crate::store::{Store, Typed, decode, kind};
 
 /// Checks a change of a machine's configuration; `old` is `None` when it is new.
 ///
 /// # Errors
-/// When acceptance is taken back, or a value is not known: [`StateError::InvalidArgument`].
+/// When acceptance is taken back, or a value is not known or too long: [`StateError::InvalidArgument`].
 pub fn validate_config_change(
     old: Option<&InfraMachineConfigSpec>,
     new: &InfraMachineConfigSpec,
@@ -32,6 +35,9 @@ pub fn validate_config_change(
     if MachinePowerState::try_from(new.power_state).is_err() {
         return invalid("power state is not known");
     }
+    text("requested reboot id", &new.requested_reboot_id, MAX_REQUEST_ID)?;
+    text("power-off request id", &new.power_off_request_id, MAX_REQUEST_ID)?;
+    text("extra kernel args", &new.extra_kernel_args, MAX_EXTRA_KERNEL_ARGS)?;
     let accepted =
         |spec: &InfraMachineConfigSpec| spec.acceptance_status == AcceptanceStatus::Accepted as i32;
     if old.is_some_and(accepted) && !accepted(new) {
@@ -43,7 +49,8 @@ pub fn validate_config_change(
 /// A [`State`] that checks what users write before it is stored: what the hub offers to operators.
 ///
 /// Checked are machine configurations (acceptance is final), allocations (only an accepted machine that is
-/// ready, to a cluster that exists) and the removal of clusters in use. Everything else passes. A destroy of
+/// ready, to a cluster that exists), what is asked of providers that make machines (by their schema), and the
+/// removal of clusters in use. Everything else passes. A destroy of
 /// an allocation or a link that the controller still holds is taken as its teardown.
 pub struct ValidatedState {
     inner: Arc<dyn State>,
@@ -76,6 +83,12 @@ impl ValidatedState {
                     new.id()
                 )))
             }
+        } else if kind_of(kind::<MachineRequestSetSpec>()) {
+            request::check_set(&self.store, new).await
+        } else if kind_of(kind::<MachineClassSpec>()) {
+            request::check_class(&self.store, new).await
+        } else if kind_of(kind::<MachineRequestSpec>()) {
+            request::check_request(&self.store, new).await
         } else {
             Ok(())
         }
@@ -159,6 +172,18 @@ fn version_like(text: &str) -> bool {
     (0..3).all(|_| {
         parts.next().is_some_and(|part| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit()))
     })
+}
+
+/// A text of a user that others repeat: bounded, and without what would move a cursor.
+fn text(what: &str, text: &str, most: usize) -> Result<(), StateError> {
+    let wrong = if text.len() > most {
+        format!("{what} is too long: {} bytes (max {most})", text.len())
+    } else if text.chars().any(char::is_control) {
+        format!("{what} contains a control character")
+    } else {
+        return Ok(());
+    };
+    Err(StateError::InvalidArgument(wrong))
 }
 
 /// The message of what a user wrote.

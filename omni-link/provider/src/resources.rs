@@ -134,6 +134,7 @@ shared! {
     specs::UserSpec, "Users.omni.sidero.dev", DEFAULT_NAMESPACE;
     specs::IdentitySpec, "Identities.omni.sidero.dev", DEFAULT_NAMESPACE;
     specs::PublicKeySpec, "PublicKeys.omni.sidero.dev", DEFAULT_NAMESPACE;
+    specs::MachineClassSpec, "MachineClasses.omni.sidero.dev", DEFAULT_NAMESPACE;
     specs::MachineRequestSetSpec, "MachineRequestSets.omni.sidero.dev", DEFAULT_NAMESPACE;
     specs::MachineRequestSetStatusSpec, "MachineRequestSetStatuses.omni.sidero.dev", DEFAULT_NAMESPACE;
     specs::MachineRequestSpec, "MachineRequests.omni.sidero.dev", INFRA_PROVIDER_NAMESPACE;

@@ -156,6 +156,8 @@ impl Site {
                 provider_id: PROVIDER.to_owned(),
                 machine_api_url: format!("grpc://{machine_api}"),
                 event_endpoint: machine_api.to_string(),
+                kernel_log_endpoint: None,
+                image_factory: None,
             };
             let hub = Hub::open(config, state, Arc::new(|_| ())).await.unwrap();
             let hub = hub.with_clock(Arc::new(move || SystemTime::now() + *skew.lock().unwrap()));

@@ -48,6 +48,8 @@ pub(crate) async fn preload(directory: &Path, machines: usize, bmcs: SocketAddr)
         provider_id: PROVIDER.to_owned(),
         machine_api_url: "grpc://127.0.0.1:8090".to_owned(),
         event_endpoint: "127.0.0.1:8090".to_owned(),
+        kernel_log_endpoint: None,
+        image_factory: None,
     };
     let hub = Hub::open(config, Arc::clone(&state), Arc::new(|_| ())).await.unwrap();
     let shutdown = CancellationToken::new();
@@ -148,7 +150,9 @@ async fn provider(state: &Arc<dyn State>, index: usize, bmcs: SocketAddr) {
     })
     .await
     .unwrap();
-    let mut status = Resource::empty(&shared::<InfraMachineStatusSpec>(&id));
+    // The hub puts the label on what a provider writes; this writes past it.
+    let mut status = Resource::empty(&shared::<InfraMachineStatusSpec>(&id))
+        .with_label(LABEL_INFRA_PROVIDER_ID, PROVIDER);
     if on {
         status = status
             .with_label(LABEL_CLUSTER, CLUSTER)

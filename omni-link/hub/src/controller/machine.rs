@@ -175,6 +175,7 @@ async fn removed(hub: &Hub, machine: &str) -> Result<(), StateError> {
     cosi::remove_finalizer(&*hub.store.state(), &link, INFRA_MACHINE_OWNER).await?;
     hub.store.remove(&link).await?;
     if had {
+        hub.logs.forget(machine);
         hub.emit(HubEvent { machine: machine.to_owned(), peer: None, kind: HubEventKind::Removed });
     }
     Ok(())

@@ -75,6 +75,8 @@ async fn small_hub() -> (Hub, String) {
         provider_id: "bare-metal".to_owned(),
         machine_api_url: "grpc://127.0.0.1:8090".to_owned(),
         event_endpoint: "127.0.0.1:8090".to_owned(),
+        kernel_log_endpoint: None,
+        image_factory: None,
     };
     let state = Arc::new(EmbeddedState::in_memory(Options::default()).unwrap());
     let mut hub = Hub::open(config, state, Arc::new(|_| {})).await.unwrap();

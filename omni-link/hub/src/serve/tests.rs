@@ -23,6 +23,8 @@ async fn signed_calls_go_over_tls() {
         provider_id: "bare-metal".to_owned(),
         machine_api_url: "grpc://127.0.0.1:8090".to_owned(),
         event_endpoint: "127.0.0.1:8090".to_owned(),
+        kernel_log_endpoint: None,
+        image_factory: None,
     };
     let store = EmbeddedState::in_memory(Options::default()).unwrap();
     let hub = Hub::open(config, Arc::new(store), Arc::new(|_| {})).await.unwrap();

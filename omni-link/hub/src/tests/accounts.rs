@@ -9,8 +9,8 @@ use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
 
 use super::site::*;
-use crate::management::wire::management_service_client::ManagementServiceClient;
-use crate::management::wire::{
+use crate::management::wire::management::management_service_client::ManagementServiceClient;
+use crate::management::wire::management::{
     CreateServiceAccountRequest, DestroyServiceAccountRequest, RenewServiceAccountRequest,
 };
 use crate::store::pointer;

@@ -53,7 +53,7 @@ async fn only_who_signs_with_a_known_key_gets_in() {
     unauthenticated(site.client(Some(stranger)).await.get(&sys_version()).await);
     let known = site.provider(PROVIDER).await;
     let version: SysVersionSpec = known.get(&sys_version()).await.unwrap().decode().unwrap();
-    assert_eq!((version.backend_version.as_str(), version.backend_api_version), ("v1.8.3", 3));
+    assert_eq!((version.backend_version.as_str(), version.backend_api_version), ("v1.10.4", 3));
     site.kill().await;
 }
 
@@ -292,7 +292,7 @@ async fn what_the_hub_does_not_have_is_unimplemented_for_who_signs() {
             Endpoint::from_shared(format!("http://{}", site.omni)).unwrap().connect().await.unwrap();
         let mut client = tonic::client::Grpc::new(Signed::new(channel, key));
         client.ready().await.unwrap();
-        let path = "/management.ManagementService/CreateSchematicFromRaw".parse().unwrap();
+        let path = "/management.ManagementService/Kubeconfig".parse().unwrap();
         let codec = tonic_prost::ProstCodec::<wire::GetOptions, wire::GetOptions>::default();
         let status =
             client.unary(tonic::Request::new(wire::GetOptions::default()), path, codec).await.unwrap_err();

@@ -1,13 +1,16 @@
 //! Machines on request.
 
-use cosi::{Metadata, Missing, Resource, State};
+use cosi::{Metadata, Missing, Resource, State, StateError, UpdateOptions};
 use provider::resources::{
-    LABEL_CLUSTER, LABEL_INFRA_PROVIDER_ID, LABEL_MACHINE_REQUEST, LABEL_MACHINE_REQUEST_SET,
+    LABEL_CLUSTER, LABEL_INFRA_PROVIDER_ID, LABEL_IS_STATIC_INFRA_PROVIDER, LABEL_MACHINE_REQUEST,
+    LABEL_MACHINE_REQUEST_SET,
 };
+use provider::specs::machine_class_spec::Provision;
 use provider::specs::machine_request_status_spec::Stage;
 use provider::specs::{
-    MachineRegistrationSpec, MachineRequestSetSpec, MachineRequestSetStatusSpec, MachineRequestSpec,
-    MachineRequestStatusSpec, MachineSetNodeSpec, SiderolinkSpec,
+    InfraProviderStatusSpec, MachineClassSpec, MachineRegistrationSpec, MachineRequestSetSpec,
+    MachineRequestSetStatusSpec, MachineRequestSpec, MachineRequestStatusSpec, MachineSetNodeSpec,
+    SiderolinkSpec,
 };
 
 use super::site::*;
@@ -137,5 +140,90 @@ async fn removing_a_provider_ends_its_sets_and_no_others() {
     requests(&site, 0).await;
     assert!(site.find::<MachineRequestSetSpec>(SET).await.is_none());
     assert!(!site.find::<MachineRequestSetSpec>("kept").await.unwrap().tearing_down());
+    site.kill().await;
+}
+
+async fn registers(client: &impl State, id: &str, schema: &str, stays_as_it_is: bool) {
+    let spec = InfraProviderStatusSpec { schema: schema.to_owned(), ..InfraProviderStatusSpec::default() };
+    let mut status = Resource::empty(&pointer::<InfraProviderStatusSpec>(id)).with_spec(&spec);
+    if stays_as_it_is {
+        status = status.with_label(LABEL_IS_STATIC_INFRA_PROVIDER, "");
+    }
+    client.create(status, "").await.unwrap();
+}
+
+fn set(provider: &str, data: &str) -> MachineRequestSetSpec {
+    MachineRequestSetSpec {
+        provider_id: provider.to_owned(),
+        talos_version: "1.13.8".to_owned(),
+        provider_data: data.to_owned(),
+        ..MachineRequestSetSpec::default()
+    }
+}
+
+fn refused(result: Result<Resource, StateError>, because: &str) {
+    match result {
+        Err(StateError::InvalidArgument(text)) => assert!(text.contains(because), "{text}"),
+        other => panic!("{because}: {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn what_users_ask_of_a_provider_is_checked_by_its_schema() {
+    let disk = Disk::new();
+    let site = Site::start(&disk).await;
+    let state = &*site.users.state;
+    let schema = r#"{"type": "object", "properties": {"cores": {"type": "integer", "minimum": 1}}}"#;
+    registers(&site.provider("vms").await, "vms", schema, false).await;
+    registers(&site.provider("metal").await, "metal", "", true).await;
+    registers(&site.provider("broken").await, "broken", "{", false).await;
+    let create = |spec: MachineRequestSetSpec| async move {
+        state.create(Resource::empty(&pointer::<MachineRequestSetSpec>(SET)).with_spec(&spec), "").await
+    };
+    refused(create(set("", "")).await, "provider id can not be empty");
+    refused(create(set("nobody", "")).await, "has not registered");
+    refused(create(set("metal", "")).await, "static");
+    refused(create(set("broken", "")).await, "schema of infra provider \"broken\" is not usable");
+    refused(create(set("vms", "cores: 0")).await, "config value \".cores\": must be at least 1");
+    refused(create(set("vms", "cores: [")).await, "cannot be read");
+    let version = MachineRequestSetSpec { talos_version: "latest".to_owned(), ..set("vms", "") };
+    refused(create(version).await, "talos version");
+    let args = MachineRequestSetSpec { kernel_args: vec!["a\nb".to_owned()], ..set("vms", "") };
+    refused(create(args).await, "kernel args[0] contains a control character");
+
+    let stored = create(set("vms", "cores: 2")).await.unwrap();
+    let worse = stored.clone().with_spec(&set("vms", "cores: -1"));
+    refused(state.update(worse, &UpdateOptions::default()).await, "must be at least 1");
+    let more = stored.with_spec(&MachineRequestSetSpec { machine_count: 1, ..set("vms", "cores: 2") });
+    state.update(more, &UpdateOptions::default()).await.unwrap();
+
+    let request = requests(&site, 1).await.remove(0);
+    let other = MachineRequestSpec { talos_version: "1.14.0".to_owned(), ..MachineRequestSpec::default() };
+    refused(state.update(request.with_spec(&other), &UpdateOptions::default()).await, "immutable");
+    site.kill().await;
+}
+
+#[tokio::test]
+async fn a_machine_class_that_has_machines_made_is_checked_by_the_schema_too() {
+    let disk = Disk::new();
+    let site = Site::start(&disk).await;
+    let schema = r#"{"required": ["size"]}"#;
+    registers(&site.provider("vms").await, "vms", schema, false).await;
+    let create = |spec: MachineClassSpec| {
+        let class = Resource::empty(&pointer::<MachineClassSpec>("class")).with_spec(&spec);
+        site.users.state.create(class, "")
+    };
+    let made = |data: &str| {
+        let provision = Provision {
+            provider_id: "vms".to_owned(),
+            provider_data: data.to_owned(),
+            ..Provision::default()
+        };
+        MachineClassSpec { auto_provision: Some(provision), ..MachineClassSpec::default() }
+    };
+    refused(create(MachineClassSpec::default()).await, "either");
+    refused(create(MachineClassSpec { match_labels: vec!["a".to_owned()], ..made("size: 1") }).await, "both");
+    refused(create(made("")).await, "config value \".size\": is required");
+    create(made("size: small")).await.unwrap();
     site.kill().await;
 }

@@ -52,6 +52,8 @@ pub(super) fn config() -> HubConfig {
         provider_id: PROVIDER.to_owned(),
         machine_api_url: "grpc://127.0.0.1:8090".to_owned(),
         event_endpoint: "127.0.0.1:8090".to_owned(),
+        kernel_log_endpoint: Some("127.0.0.1:8092".to_owned()),
+        image_factory: None,
     }
 }
 
@@ -87,11 +89,15 @@ impl Site {
     }
 
     pub(super) async fn start_on(state: Arc<dyn State>) -> Self {
+        Self::start_with(config(), state).await
+    }
+
+    pub(super) async fn start_with(config: HubConfig, state: Arc<dyn State>) -> Self {
         let (sender, events) = mpsc::unbounded_channel();
         let observer = Arc::new(move |event| {
             let _ = sender.send(event);
         });
-        let hub = Hub::open(config(), Arc::clone(&state), observer).await.unwrap();
+        let hub = Hub::open(config, Arc::clone(&state), observer).await.unwrap();
         let shutdown = CancellationToken::new();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let api = listener.local_addr().unwrap();
@@ -148,11 +154,15 @@ impl Site {
         client.publish(request).await.map(drop)
     }
 
+    /// What calls of Omni's API are made with, signed with this key, or not at all.
+    pub(super) async fn signed(&self, key: Option<ServiceAccountKey>) -> Signed<Channel> {
+        let endpoint = Endpoint::from_shared(format!("http://{}", self.omni)).unwrap();
+        Signed::new(endpoint.connect().await.unwrap(), key.map(Arc::new))
+    }
+
     /// A client of Omni's API that signs with this key, or not at all.
     pub(super) async fn client(&self, key: Option<ServiceAccountKey>) -> GrpcState<Signed<Channel>> {
-        let channel =
-            Endpoint::from_shared(format!("http://{}", self.omni)).unwrap().connect().await.unwrap();
-        GrpcState::new(Signed::new(channel, key.map(Arc::new)))
+        GrpcState::new(self.signed(key).await)
     }
 
     /// A new provider's client.
