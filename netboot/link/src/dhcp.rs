@@ -227,6 +227,8 @@ impl Driver {
             | IgnoreReason::NotARequest
             | IgnoreReason::NotEthernet
             | IgnoreReason::NoMessageType => return,
+            // Of the other modes, which the responder has; this driver runs the proxy alone.
+            _ => return,
         };
         self.tell(seen, step);
     }
