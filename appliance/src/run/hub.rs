@@ -62,6 +62,7 @@ pub(super) async fn start(site: &mut Site, sockets: HubSockets) -> anyhow::Resul
             .hub
             .kernel_log_port
             .map(|port| SocketAddr::new(IpAddr::V4(site.advertise), port).to_string()),
+        wireguard: None,
         image_factory: Some(Arc::new(FactoryForHub::new(&config.boot.factory)?)),
     };
     let hub = Hub::open(hub_config, store, observer).await.context("cannot open the hub")?;
@@ -75,7 +76,7 @@ pub(super) async fn start(site: &mut Site, sockets: HubSockets) -> anyhow::Resul
         shutdown.clone(),
     );
     site.spawn("hub API", async move { Ok(api.await?) });
-    if let Some(listener) = sockets.kernel_logs {
+    for listener in sockets.kernel_logs {
         let connections = stream::unfold(listener, |listener| async move {
             let accepted = listener.accept().await;
             Some((accepted.map(|(connection, peer)| (connection, peer.ip())), listener))
@@ -86,11 +87,14 @@ pub(super) async fn start(site: &mut Site, sockets: HubSockets) -> anyhow::Resul
             Ok(())
         });
     }
-    let machine_api = http::serve(sockets.machine_api, hub.routes().into_axum_router(), shutdown.clone());
-    site.spawn("machine API", async move {
-        machine_api.await;
-        Ok(())
-    });
+    let routes = hub.routes().into_axum_router();
+    for listener in sockets.machine_api {
+        let machine_api = http::serve(listener, routes.clone(), shutdown.clone());
+        site.spawn("machine API", async move {
+            machine_api.await;
+            Ok(())
+        });
+    }
     site.spawn("hub", async move {
         hub.run(shutdown).await;
         Ok(())

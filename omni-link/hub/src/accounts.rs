@@ -36,6 +36,14 @@ pub enum AccountError {
     /// There is none.
     #[error("there is no service account {0}")]
     Missing(String),
+    /// It is on its way out, and somebody holds it.
+    #[error("infra provider {id} is being removed but not gone yet; it is held by {holders}")]
+    Leaving {
+        /// The provider.
+        id: String,
+        /// Their names.
+        holders: String,
+    },
     /// The key could not be made.
     #[error("the key cannot be made")]
     Key(#[from] KeyError),
@@ -160,14 +168,25 @@ pub async fn list_providers(state: &dyn State) -> Result<Vec<ProviderSummary>, A
 }
 
 /// Removes a provider with its account, its machines and all that is its; returns when it is gone. The hub
-/// must be running: its controller does the work.
+/// must be running: its controller does the work. What is not done within `patience` goes on after it.
 ///
 /// # Errors
-/// When there is no such provider, or the store refuses.
-pub async fn delete_provider(state: &dyn State, id: &str) -> Result<(), AccountError> {
-    match cosi::teardown_and_destroy(state, &pointer::<InfraProviderSpec>(id), "").await {
-        Err(StateError::NotFound(_)) => Err(AccountError::Missing(id.to_owned())),
-        result => Ok(result?),
+/// When there is no such provider, the store refuses, or it is not gone in time.
+pub async fn delete_provider(state: &dyn State, id: &str, patience: Duration) -> Result<(), AccountError> {
+    let provider = pointer::<InfraProviderSpec>(id);
+    // Cancel-safe: the teardown is written first, and whoever asks again waits for its end.
+    match tokio::time::timeout(patience, cosi::teardown_and_destroy(state, &provider, "")).await {
+        Ok(Err(StateError::NotFound(_))) => Err(AccountError::Missing(id.to_owned())),
+        Ok(result) => Ok(result?),
+        Err(_) => match state.get(&provider).await {
+            Err(StateError::NotFound(_)) => Ok(()),
+            Err(error) => Err(error.into()),
+            Ok(resource) => {
+                let holders = resource.metadata.finalizers.join(", ");
+                let holders = if holders.is_empty() { "nobody: try again".to_owned() } else { holders };
+                Err(AccountError::Leaving { id: id.to_owned(), holders })
+            }
+        },
     }
 }
 

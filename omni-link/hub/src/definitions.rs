@@ -77,6 +77,7 @@ const DEFINITIONS: &[Definition] = &[
         ("Description", "{.description}"),
         ("Version", "{.version}"),
     ]),
+    of::<specs::LinkStatusSpec>(&[]),
     of::<specs::MachineClassSpec>(&[]),
     of::<specs::MachineRegistrationSpec>(&[]),
     of::<specs::MachineRequestSetSpec>(&[

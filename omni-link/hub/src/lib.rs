@@ -20,8 +20,9 @@
 //! only what is its own; what anybody sends is bounded before it is looked at.
 //!
 //! Its driver is the appliance, which opens the store, serves [`Hub::routes`] on the machine API port and
-//! [`Hub::api`] with an [`ApiServer`], serves [`Hub::state`] to operators and runs [`Hub::run`]. There is no
-//! WireGuard in this cut: machines are told apart by the address that they call from.
+//! [`Hub::api`] with an [`ApiServer`], serves [`Hub::state`] to operators, runs [`Hub::run`], and with WireGuard
+//! [`Hub::serve_wireguard`]: then machines are told apart by their address in the tunnel, else by the one that
+//! they call from.
 
 pub mod accounts;
 
@@ -48,6 +49,7 @@ mod setup;
 mod store;
 mod token;
 mod validate;
+mod wireguard;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -67,6 +69,7 @@ pub use provision::ProvisionError;
 pub use serve::{ApiServer, ServeError, TlsFiles};
 pub use token::{JoinToken, TokenError};
 pub use validate::{ValidatedState, validate_config_change};
+pub use wireguard::{WireguardConfig, WireguardError};
 
 /// What the hub is told.
 #[derive(Clone, Debug)]
@@ -79,6 +82,9 @@ pub struct HubConfig {
     pub event_endpoint: String,
     /// Where machines send their kernel logs: `ip:port`. Without it they are not told to.
     pub kernel_log_endpoint: Option<String>,
+    /// WireGuard; without it machines are told apart by the address that they call from. With it the two endpoints
+    /// above are inside the tunnel, and only their ports and the log's presence count.
+    pub wireguard: Option<WireguardConfig>,
     /// What makes images for providers that ask Omni for them; without one they are told so.
     pub image_factory: Option<Arc<dyn ImageFactory>>,
 }
@@ -108,6 +114,7 @@ pub struct Hub {
     index: index::Index,
     keys: keys::Keys,
     logs: kernel_log::KernelLogs,
+    wireguard: Option<wireguard::Wireguard>,
 }
 
 impl Hub {
@@ -126,6 +133,10 @@ impl Hub {
         let (index, keys) = (index::Index::default(), keys::Keys::default());
         index.load(&store).await.map_err(OpenError::Store)?;
         keys.load(&store).await.map_err(OpenError::Store)?;
+        let wireguard = match &config.wireguard {
+            Some(config) => Some(wireguard::Wireguard::open(config, &store).await?),
+            None => None,
+        };
         Ok(Self {
             config: Arc::new(config),
             store,
@@ -135,6 +146,7 @@ impl Hub {
             index,
             keys,
             logs: kernel_log::KernelLogs::default(),
+            wireguard,
         })
     }
 
@@ -151,7 +163,8 @@ impl Hub {
         Arc::new(ValidatedState::new(self.store.state()))
     }
 
-    /// The machine API: `sidero.link.ProvisionService` and `events.EventSinkService`.
+    /// The machine API: `sidero.link.ProvisionService`; with WireGuard also `sidero.link.WireGuardOverGRPCService`,
+    /// without it `events.EventSinkService`, which else is inside the tunnel.
     #[must_use]
     pub fn routes(&self) -> tonic::service::Routes {
         service::routes(self.clone())
@@ -227,6 +240,7 @@ impl Hub {
             () = pending::run(self) => {}
             () = self.index.run(&self.store) => {}
             () = self.keys.run(&self.store) => {}
+            () = wireguard::run(self) => {}
         }
     }
 

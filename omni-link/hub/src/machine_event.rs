@@ -1,7 +1,7 @@
 //! What a running Talos tells.
 //!
-//! The machine is known by the address that it calls from: there is no WireGuard in this cut, so it is the
-//! address that the machine joined from, where Omni uses the one inside the tunnel.
+//! The machine is known by the address that it calls from: the one inside the tunnel, which WireGuard vouches for;
+//! without WireGuard it is the address that the machine joined from.
 
 use std::net::IpAddr;
 
@@ -90,9 +90,14 @@ impl Hub {
         if accepted && !machine.tearing_down() { Ok(id) } else { Err(nobody()) }
     }
 
-    /// The one machine that joined from that address, `None` when there is none, or when two claim it: then neither
-    /// is believed.
+    /// The one machine with that address. Without WireGuard it is the one that joined from there: `None` also when two
+    /// claim it, then neither is believed.
     pub(crate) async fn linked_at(&self, address: &str) -> Result<Option<String>, StateError> {
+        if let Some(wireguard) = &self.wireguard {
+            let Some(machine) = wireguard.machine_at(address) else { return Ok(None) };
+            let link = self.store.find::<SiderolinkSpec>(&machine).await?;
+            return Ok(link.is_some_and(|link| !link.tearing_down()).then_some(machine));
+        }
         let mut found = None;
         for hint in self.index.at(address) {
             let link = self.store.find::<SiderolinkSpec>(&hint.machine).await?;

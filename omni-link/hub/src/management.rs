@@ -123,6 +123,7 @@ impl From<AccountError> for Status {
             AccountError::Name(_) | AccountError::Key(_) => Self::invalid_argument(text),
             AccountError::Exists(_) => Self::already_exists(text),
             AccountError::Missing(_) => Self::not_found(text),
+            AccountError::Leaving { .. } => Self::deadline_exceeded(text),
             AccountError::Store(error) => error.into(),
         }
     }

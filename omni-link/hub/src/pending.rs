@@ -13,8 +13,9 @@ use provider::specs::SiderolinkSpec;
 
 use crate::Hub;
 use crate::limits::{PENDING_LIFETIME, RETRY_PAUSE};
-use crate::provision::{ProvisionError, Request, random_subnet};
+use crate::provision::{Lot, ProvisionError, Request};
 use crate::store::{decode, encode};
+use crate::wireguard::PeerKind;
 
 /// When the machine last called, in Unix milliseconds of the hub's clock.
 const ANNOTATION_TIMESTAMP: &str = "timestamp";
@@ -27,12 +28,18 @@ fn kind() -> Kind {
     Kind::new(EPHEMERAL_NAMESPACE, PENDING_MACHINE_TYPE)
 }
 
-/// The address that the machine was given in limbo.
-pub(crate) async fn subnet(hub: &Hub, public_key: &str) -> Result<Option<String>, StateError> {
+/// What the machine was given in limbo.
+pub(crate) async fn lot(hub: &Hub, public_key: &str) -> Result<Option<Lot>, ProvisionError> {
     match hub.store.state().get(&pointer(public_key)).await {
-        Ok(resource) => Ok(Some(decode::<SiderolinkSpec>(&resource)?.node_subnet)),
+        Ok(resource) => {
+            let SiderolinkSpec { node_subnet, virtual_addrport, .. } = decode(&resource)?;
+            let fresh = Lot::random()?;
+            let virtual_addrport =
+                if virtual_addrport.is_empty() { fresh.virtual_addrport } else { virtual_addrport };
+            Ok(Some(Lot { subnet: node_subnet, virtual_addrport }))
+        }
         Err(StateError::NotFound(_)) => Ok(None),
-        Err(error) => Err(error),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -47,11 +54,11 @@ pub(crate) async fn put(
     request: &Request,
     conflict: bool,
 ) -> Result<SiderolinkSpec, ProvisionError> {
-    let known = subnet(hub, &request.public_key).await?.is_some();
+    let known = lot(hub, &request.public_key).await?.is_some();
     if !known && hub.store.list(&kind()).await?.len() >= hub.room.pending {
         return Err(ProvisionError::TooMany);
     }
-    let subnet = random_subnet()?;
+    let lot = Lot::random()?;
     let now = unix_ms(hub.now()).to_string();
     let options = ModifyOptions {
         owner: Some(String::new()),
@@ -60,7 +67,7 @@ pub(crate) async fn put(
     };
     let change = |resource: &mut Resource| {
         let mut spec: SiderolinkSpec = decode(resource)?;
-        request.fill(&mut spec, &subnet);
+        request.fill(&mut spec, &lot);
         encode(resource, &spec);
         let metadata = &mut resource.metadata;
         metadata.labels.insert(LABEL_MACHINE_UUID.to_owned(), request.machine.clone());
@@ -72,7 +79,11 @@ pub(crate) async fn put(
     };
     let pointer = pointer(&request.public_key);
     let resource = cosi::modify_with(&*hub.store.state(), &pointer, &options, change).await?;
-    Ok(decode(&resource)?)
+    let spec = decode(&resource)?;
+    if let Some(wireguard) = &hub.wireguard {
+        wireguard.take(PeerKind::Pending, &resource, &spec);
+    }
+    Ok(spec)
 }
 
 /// Forgets who did not come back, again and again.

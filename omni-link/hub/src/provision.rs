@@ -16,7 +16,7 @@
 mod request;
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use agent_wire::link::{ProvisionRequest, ProvisionResponse};
 use cosi::{Metadata, Missing, StateError};
@@ -31,9 +31,15 @@ use tonic::Status;
 use crate::limits::MAX_MACHINE_ID;
 use crate::setup::SUBNET_PREFIX;
 use crate::token::{JoinToken, TokenError};
+use crate::wireguard::PeerKind;
 use crate::{Hub, HubEvent, HubEventKind, pending};
 pub(crate) use request::Request;
 use request::{Context, Verdict, authorize, machine_id};
+
+/// Network of the names of streams of WireGuard over gRPC, and the port in them: as in Omni. Nothing is ever sent
+/// there.
+const VIRTUAL_PREFIX: [u16; 4] = [0xfdae, 0x41e4, 0x649b, 0x9304];
+const VIRTUAL_PORT: u16 = 50889;
 
 /// Why a machine does not join.
 #[derive(Debug, Error)]
@@ -95,7 +101,8 @@ impl Hub {
         peer: Option<IpAddr>,
     ) -> Result<ProvisionResponse, ProvisionError> {
         let machine = machine_id(&request.node_uuid);
-        let result = match Request::check(request, peer) {
+        let all_over_grpc = self.wireguard.as_ref().map(|wireguard| wireguard.over_grpc);
+        let result = match Request::check(request, peer, all_over_grpc) {
             Ok(request) => self.admit(&request).await,
             Err(error) => Err(error),
         };
@@ -177,10 +184,9 @@ impl Hub {
         if context.link.is_none() && self.index.machines() >= self.room.machines {
             return Err(ProvisionError::TooMany);
         }
-        let limbo_subnet = pending::subnet(self, &request.public_key).await?;
-        let subnet = match limbo_subnet {
-            Some(subnet) => subnet,
-            None => random_subnet()?,
+        let lot = match pending::lot(self, &request.public_key).await? {
+            Some(lot) => lot,
+            None => Lot::random()?,
         };
         let mut verdict = Ok(());
         let result = self
@@ -188,7 +194,7 @@ impl Hub {
             .put::<SiderolinkSpec, _>(&request.machine, "", Missing::Create, |metadata, spec| {
                 verdict = request.may_change(metadata, spec, context);
                 if verdict.is_ok() {
-                    request.apply(metadata, spec, context, &subnet);
+                    request.apply(metadata, spec, context, &lot);
                 }
                 // Refused: changed nothing, so nothing is written. A link that is gone meanwhile comes back
                 // only for a machine that may create one, which `may_change` sees too.
@@ -208,6 +214,9 @@ impl Hub {
             (Ok(()), Ok(resource)) => {
                 let link = crate::store::decode(&resource)?;
                 self.index.seen(&request.machine, &link);
+                if let Some(wireguard) = &self.wireguard {
+                    wireguard.take(PeerKind::Link, &resource, &link);
+                }
                 Ok(Established::Link(link))
             }
         }
@@ -258,7 +267,12 @@ impl Hub {
         let config = self.store.find::<SiderolinkConfigSpec>(SIDEROLINK_CONFIG_ID).await?;
         let config = config.ok_or_else(missing)?.spec;
         Ok(ProvisionResponse {
-            server_endpoint: vec![config.wireguard_endpoint],
+            // In the stream it is the machine's own virtual address that stands for the hub, as with Omni.
+            server_endpoint: vec![if spec.virtual_addrport.is_empty() {
+                config.wireguard_endpoint
+            } else {
+                spec.virtual_addrport.clone()
+            }],
             server_public_key: config.public_key,
             node_address_prefix: spec.node_subnet.clone(),
             server_address: config.server_address,
@@ -271,16 +285,31 @@ impl Hub {
     }
 }
 
-/// A random address in SideroLink's network, with its prefix length.
-pub(crate) fn random_subnet() -> Result<String, ProvisionError> {
+/// What a machine is given for good, unless it has it already.
+pub(crate) struct Lot {
+    /// Address in SideroLink's network, with its prefix length.
+    pub(crate) subnet: String,
+    /// Name of its stream when it comes over gRPC.
+    pub(crate) virtual_addrport: String,
+}
+
+impl Lot {
+    pub(crate) fn random() -> Result<Self, ProvisionError> {
+        let subnet = random_address(SUBNET_PREFIX)?;
+        let stream = random_address(VIRTUAL_PREFIX)?;
+        Ok(Self { subnet: format!("{subnet}/64"), virtual_addrport: format!("[{stream}]:{VIRTUAL_PORT}") })
+    }
+}
+
+fn random_address(prefix: [u16; 4]) -> Result<Ipv6Addr, ProvisionError> {
     let mut host = [0u8; 8];
     SystemRandom::new().fill(&mut host).map_err(|_| ProvisionError::Random)?;
-    let [a, b, c, d] = SUBNET_PREFIX;
+    let [a, b, c, d] = prefix;
     let mut segments = [a, b, c, d, 0, 0, 0, 0];
     for (segment, pair) in segments[4..].iter_mut().zip(host.chunks_exact(2)) {
         *segment = u16::from_be_bytes([pair[0], pair[1]]);
     }
-    Ok(format!("{}/64", std::net::Ipv6Addr::from(segments)))
+    Ok(segments.into())
 }
 
 #[cfg(test)]

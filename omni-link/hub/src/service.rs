@@ -18,10 +18,22 @@ pub(crate) fn routes(hub: Hub) -> Routes {
     let provision = ProvisionServiceServer::new(MachineApi(hub.clone()))
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_MESSAGE);
-    let events = EventSinkServiceServer::new(MachineApi(hub))
+    let routes = Routes::new(provision);
+    match &hub.wireguard {
+        Some(wireguard) => wireguard.add_to(routes),
+        None => routes.add_service(events(hub)),
+    }
+}
+
+/// The event sink alone, for inside the tunnel.
+pub(crate) fn event_routes(hub: Hub) -> Routes {
+    Routes::new(events(hub))
+}
+
+fn events(hub: Hub) -> EventSinkServiceServer<MachineApi> {
+    EventSinkServiceServer::new(MachineApi(hub))
         .max_decoding_message_size(MAX_MESSAGE)
-        .max_encoding_message_size(MAX_MESSAGE);
-    Routes::new(provision).add_service(events)
+        .max_encoding_message_size(MAX_MESSAGE)
 }
 
 /// Where the call comes from, under tonic's server as well as under axum's.

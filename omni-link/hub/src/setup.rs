@@ -2,8 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use cosi::{Missing, StateError};
 use provider::resources::{
     FEATURES_CONFIG_ID, LABEL_INFRA_PROVIDER_ID, PROVIDER_JOIN_CONFIG_OWNER, SIDEROLINK_CONFIG_ID,
@@ -13,13 +11,14 @@ use provider::specs::{
     ConnectionParamsSpec, FeaturesConfigSpec, InfraProviderSpec, JoinConfig, ProviderJoinConfigSpec,
     SiderolinkApiConfigSpec, SiderolinkConfigSpec, SysVersionSpec,
 };
-use ring::agreement::{EphemeralPrivateKey, X25519};
-use ring::rand::SystemRandom;
+use ring::rand::{SecureRandom, SystemRandom};
+use siderolink::PrivateKey;
 
 use crate::image_factory::FactoryUrl;
 use crate::store::Store;
 use crate::token::{JoinToken, new_secret, query_escape};
-use crate::{HubConfig, OpenError, definitions};
+use crate::wireguard::{EVENTS_PORT, LOGS_PORT};
+use crate::{HubConfig, OpenError, definitions, wireguard};
 
 /// SideroLink's network of an installation without an id.
 pub(crate) const SUBNET_PREFIX: [u16; 4] = [0xfdae, 0x41e4, 0x649b, 0x9303];
@@ -92,7 +91,7 @@ fn public_url(url: &str) -> Result<String, OpenError> {
 
 async fn siderolink_config(store: &Store, addresses: &Addresses) -> Result<(), OpenError> {
     let secret = new_secret().ok_or(OpenError::Random)?;
-    let public_key = server_public_key()?;
+    let key = server_key()?;
     let [a, b, c, d] = SUBNET_PREFIX;
     let network = format!("{a:x}:{b:x}:{c:x}:{d:x}::");
     store
@@ -100,8 +99,10 @@ async fn siderolink_config(store: &Store, addresses: &Addresses) -> Result<(), O
             if spec.join_token.is_empty() {
                 spec.join_token.clone_from(&secret);
             }
-            if spec.public_key.is_empty() {
-                spec.public_key.clone_from(&public_key);
+            // Also in place of the public key without a private half that versions without a tunnel told.
+            if spec.private_key.is_empty() {
+                spec.private_key = key.to_base64();
+                spec.public_key = key.public().to_string();
             }
             spec.subnet = format!("{network}/64");
             spec.server_address = format!("{network}1");
@@ -138,13 +139,11 @@ async fn siderolink_config(store: &Store, addresses: &Addresses) -> Result<(), O
     Ok(())
 }
 
-/// A key that nobody holds the private half of: there is no tunnel yet, but clients want to parse one. An
-/// empty `private_key` in the store says so to the version that brings the tunnel.
-fn server_public_key() -> Result<String, OpenError> {
-    let private =
-        EphemeralPrivateKey::generate(&X25519, &SystemRandom::new()).map_err(|_| OpenError::Random)?;
-    let public = private.compute_public_key().map_err(|_| OpenError::Random)?;
-    Ok(STANDARD.encode(public.as_ref()))
+/// WireGuard's key. It is stored also without WireGuard: clients want to parse one.
+fn server_key() -> Result<PrivateKey, OpenError> {
+    let mut bytes = [0; 32];
+    SystemRandom::new().fill(&mut bytes).map_err(|_| OpenError::Random)?;
+    Ok(PrivateKey::from_bytes(bytes))
 }
 
 /// What the provider gives to its machines.
@@ -182,6 +181,7 @@ pub(crate) struct Addresses {
     /// Host with port, and the port.
     logs: Option<(String, u16)>,
     wireguard: String,
+    over_grpc: bool,
 }
 
 impl Addresses {
@@ -207,12 +207,25 @@ impl Addresses {
             Some(logs) => Some((logs.clone(), host_and_port("kernel log endpoint", logs)?.1)),
             None => None,
         };
+        let Some(wireguard) = &config.wireguard else {
+            return Ok(Self {
+                machine_api_url: url.to_owned(),
+                events: events.clone(),
+                events_port,
+                logs,
+                wireguard: format!("{host}:{WIREGUARD_PORT}"),
+                over_grpc: false,
+            });
+        };
+        host_and_port("WireGuard endpoint", &wireguard.endpoint)?;
+        let inside = wireguard::server_address();
         Ok(Self {
             machine_api_url: url.to_owned(),
-            events: events.clone(),
-            events_port,
-            logs,
-            wireguard: format!("{host}:{WIREGUARD_PORT}"),
+            events: format!("[{inside}]:{EVENTS_PORT}"),
+            events_port: EVENTS_PORT,
+            logs: logs.map(|_| (format!("[{inside}]:{LOGS_PORT}"), LOGS_PORT)),
+            wireguard: wireguard.endpoint.clone(),
+            over_grpc: wireguard.over_grpc,
         })
     }
 
@@ -222,7 +235,8 @@ impl Addresses {
     }
 
     fn join_config(&self, token: &str) -> JoinConfig {
-        let api = format!("{}?jointoken={}", self.machine_api_url, query_escape(token));
+        let tunnel = if self.over_grpc { "&grpc_tunnel=y" } else { "" };
+        let api = format!("{}?jointoken={}{tunnel}", self.machine_api_url, query_escape(token));
         let Self { events, logs, .. } = self;
         let mut kernel_args = vec![format!("siderolink.api={api}"), format!("talos.events.sink={events}")];
         let mut config = format!(

@@ -157,6 +157,7 @@ impl Site {
                 machine_api_url: format!("grpc://{machine_api}"),
                 event_endpoint: machine_api.to_string(),
                 kernel_log_endpoint: None,
+                wireguard: None,
                 image_factory: None,
             };
             let hub = Hub::open(config, state, Arc::new(|_| ())).await.unwrap();

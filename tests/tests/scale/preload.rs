@@ -49,6 +49,7 @@ pub(crate) async fn preload(directory: &Path, machines: usize, bmcs: SocketAddr)
         machine_api_url: "grpc://127.0.0.1:8090".to_owned(),
         event_endpoint: "127.0.0.1:8090".to_owned(),
         kernel_log_endpoint: None,
+        wireguard: None,
         image_factory: None,
     };
     let hub = Hub::open(config, Arc::clone(&state), Arc::new(|_| ())).await.unwrap();

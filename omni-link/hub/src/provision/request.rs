@@ -13,7 +13,7 @@ use provider::resources::{
 };
 use provider::specs::SiderolinkSpec;
 
-use super::ProvisionError;
+use super::{Lot, ProvisionError};
 use crate::limits::{MAX_JOIN_TOKEN, MAX_MACHINE_ID, MAX_PUBLIC_KEY, MAX_TALOS_VERSION, MAX_UNIQUE_TOKEN};
 use crate::store::Typed;
 
@@ -30,6 +30,8 @@ pub(crate) struct Request {
     pub(super) unique_token: Option<UniqueToken>,
     pub(super) keeps_unique_token: bool,
     pub(crate) peer: Option<IpAddr>,
+    /// WireGuard in a gRPC stream: the machine wants it, or the hub does.
+    over_grpc: bool,
 }
 
 pub(super) struct UniqueToken {
@@ -59,8 +61,13 @@ pub(super) enum Verdict {
 }
 
 impl Request {
-    /// Checks what came over the wire.
-    pub(super) fn check(request: ProvisionRequest, peer: Option<IpAddr>) -> Result<Self, ProvisionError> {
+    /// Checks what came over the wire. `all_over_grpc`: whether the hub wants all machines to come that way, `None`
+    /// without WireGuard.
+    pub(super) fn check(
+        request: ProvisionRequest,
+        peer: Option<IpAddr>,
+        all_over_grpc: Option<bool>,
+    ) -> Result<Self, ProvisionError> {
         let too_long = |what: &str| ProvisionError::InvalidArgument(format!("{what} is too long"));
         let machine = machine_id(&request.node_uuid).ok_or_else(|| {
             ProvisionError::InvalidArgument("node UUID is empty, too long or has odd characters".to_owned())
@@ -85,7 +92,9 @@ impl Request {
         };
         let keeps_unique_token = keeps_unique_token(&talos_version);
         let peer = peer.map(|peer| peer.to_canonical());
-        Ok(Self { machine, public_key, join_token, unique_token, keeps_unique_token, peer })
+        let wanted = request.wireguard_over_grpc.unwrap_or(false);
+        let over_grpc = all_over_grpc.is_some_and(|all| all || wanted);
+        Ok(Self { machine, public_key, join_token, unique_token, keeps_unique_token, peer, over_grpc })
     }
 
     /// Whether this request may change this link, asked at each attempt to write it.
@@ -125,7 +134,7 @@ impl Request {
         metadata: &mut Metadata,
         spec: &mut SiderolinkSpec,
         context: &Context,
-        subnet: &str,
+        lot: &Lot,
     ) {
         if let Some(extra_data) = &context.joined_with {
             for key in [LABEL_INFRA_PROVIDER_ID, LABEL_MACHINE_REQUEST] {
@@ -143,13 +152,24 @@ impl Request {
             // From the first write on the link cannot vanish before its InfraMachine does.
             metadata.finalizers.push(INFRA_MACHINE_OWNER.to_owned());
         }
-        self.fill(spec, subnet);
+        self.fill(spec, lot);
     }
 
     /// The fields that a link and a machine in limbo have in common.
-    pub(crate) fn fill(&self, spec: &mut SiderolinkSpec, subnet: &str) {
+    pub(crate) fn fill(&self, spec: &mut SiderolinkSpec, lot: &Lot) {
         if spec.node_subnet.is_empty() {
-            subnet.clone_into(&mut spec.node_subnet);
+            lot.subnet.clone_into(&mut spec.node_subnet);
+        }
+        let other_key = spec.node_public_key != self.public_key;
+        if !self.over_grpc {
+            spec.virtual_addrport.clear();
+        } else if spec.virtual_addrport.is_empty() || other_key {
+            // The stream's name is its credential: it goes with the key.
+            lot.virtual_addrport.clone_into(&mut spec.virtual_addrport);
+        }
+        if other_key {
+            // It booted anew: its socket is another one.
+            spec.last_endpoint.clear();
         }
         spec.node_public_key.clone_from(&self.public_key);
         spec.connected = true;

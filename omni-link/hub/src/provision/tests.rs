@@ -46,7 +46,7 @@ fn ids_are_uuids_or_short_visible_texts() {
 
 #[test]
 fn node_addresses_are_in_siderolinks_network() {
-    let (one, other) = (random_subnet().unwrap(), random_subnet().unwrap());
+    let (one, other) = (Lot::random().unwrap().subnet, Lot::random().unwrap().subnet);
     assert!(one.starts_with("fdae:41e4:649b:9303:") && one.ends_with("/64"), "{one}");
     assert_ne!(one, other);
 }
@@ -76,6 +76,7 @@ async fn small_hub() -> (Hub, String) {
         machine_api_url: "grpc://127.0.0.1:8090".to_owned(),
         event_endpoint: "127.0.0.1:8090".to_owned(),
         kernel_log_endpoint: None,
+        wireguard: None,
         image_factory: None,
     };
     let state = Arc::new(EmbeddedState::in_memory(Options::default()).unwrap());
@@ -133,6 +134,6 @@ proptest! {
             node_uuid, node_public_key, join_token, node_unique_token, talos_version,
             wireguard_over_grpc: None,
         };
-        let _ = Request::check(request, None);
+        let _ = Request::check(request, None, None);
     }
 }

@@ -24,6 +24,7 @@ async fn signed_calls_go_over_tls() {
         machine_api_url: "grpc://127.0.0.1:8090".to_owned(),
         event_endpoint: "127.0.0.1:8090".to_owned(),
         kernel_log_endpoint: None,
+        wireguard: None,
         image_factory: None,
     };
     let store = EmbeddedState::in_memory(Options::default()).unwrap();

@@ -53,6 +53,7 @@ pub(super) fn config() -> HubConfig {
         machine_api_url: "grpc://127.0.0.1:8090".to_owned(),
         event_endpoint: "127.0.0.1:8090".to_owned(),
         kernel_log_endpoint: Some("127.0.0.1:8092".to_owned()),
+        wireguard: None,
         image_factory: None,
     }
 }
