@@ -108,6 +108,16 @@ impl<S: Source> Registry<S> {
         }
     }
 
+    /// The ids and encoded specs of a kind, as they are now.
+    pub(crate) async fn specs(
+        &self,
+        (namespace, kind): (&str, &str),
+    ) -> Result<Vec<(String, Vec<u8>)>, Status> {
+        let (snapshot, _) = self.refreshed().await?;
+        let found = snapshot.of(namespace, kind).into_iter();
+        Ok(found.map(|(id, stored)| (id.to_owned(), stored.item.spec.clone())).collect())
+    }
+
     /// What is known without reading: the types at least. And later changes of it.
     pub(super) fn known(&self) -> (Arc<Snapshot>, watch::Receiver<Arc<Snapshot>>) {
         let mut receiver = self.current.subscribe();

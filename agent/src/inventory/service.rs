@@ -36,7 +36,12 @@ pub struct Inventory<S> {
 impl<S: Source> Inventory<S> {
     /// The service, for `tonic::service::Routes`.
     pub fn server(source: Arc<S>) -> StateServer<Self> {
-        StateServer::new(Self { registry: Arc::new(Registry::new(source)) })
+        Self::over(Arc::new(Registry::new(source)))
+    }
+
+    /// The service over a registry that others use, too.
+    pub fn over(registry: Arc<Registry<S>>) -> StateServer<Self> {
+        StateServer::new(Self { registry })
     }
 
     async fn snapshot(&self, namespace: &str, typ: &str) -> Result<Arc<Snapshot>, Status> {
@@ -117,12 +122,10 @@ impl<S: Source> State for Inventory<S> {
         }
         let matches = queries_match(&options.label_query)?;
         let snapshot = self.snapshot(&namespace, &typ).await?;
-        let found: Vec<_> = if matches {
-            let one = |stored: &Arc<Stored>| Ok(ListResponse { resource: Some(resource(stored)) });
-            snapshot.of(&namespace, &typ).into_values().map(one).collect()
-        } else {
-            Vec::new()
-        };
+        let found: Vec<Arc<Stored>> =
+            if matches { snapshot.of(&namespace, &typ).into_values().cloned().collect() } else { Vec::new() };
+        // Made into messages one by one, as fast as they are read.
+        let found = found.into_iter().map(|stored| Ok(ListResponse { resource: Some(resource(&stored)) }));
         Ok(Response::new(Box::pin(futures_util::stream::iter(found))))
     }
 

@@ -66,7 +66,7 @@ pub(super) fn node_addresses(
             let prefix = address.address.clone()?;
             let text = ip_of(&prefix)?;
             let usable = !text.is_loopback() && !text.is_multicast() && !is_link_local(text);
-            usable.then(|| (text, prefix, address.link_index))
+            usable.then_some((text, prefix, address.link_index))
         })
         .collect();
     reachable.sort_by_key(|(address, prefix, _)| (*address, prefix.prefix_length));
