@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agent_wire::tunnel::{self, FINGERPRINT_HEADER, Limits, MACHINE_ID_HEADER};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::service::Routes;
 
@@ -16,7 +16,7 @@ use crate::inventory::{self, Inventory, Source};
 use crate::machine::{BareMetal, Machine};
 use crate::retry::Backoff;
 use crate::service::Agent;
-use crate::{join, modules, net, say, sys};
+use crate::{join, modules, net, say, sys, wireguard};
 
 /// A tunnel of a machine that is not known yet may be refused, so the join goes first; a machine that
 /// cannot join is still worth a tunnel, after this.
@@ -105,6 +105,17 @@ pub async fn run() -> Result<(), BootError> {
     result
 }
 
+/// Registers and keeps SideroLink's tunnel up. Never returns.
+async fn keep_joined(url: &str, identity: &Identity, joined: &Notify, seed: u32) {
+    let register = async || {
+        let registration = join::join(url, identity, Backoff::new(seed)).await;
+        joined.notify_one();
+        registration
+    };
+    let serve = |_tunnel| std::future::pending();
+    wireguard::keep(register, &identity.wireguard, serve, Backoff::new(seed.rotate_left(13))).await;
+}
+
 /// Everything after the first address. Ends at once when the network ends, else never.
 async fn serve(
     cmdline: &Cmdline,
@@ -126,14 +137,21 @@ async fn serve(
         .config_url
         .as_deref()
         .map(|url| substitute(url, &identity.uuid, Some(&mac), Some(serial.trim())));
+    let joined = Notify::new();
     let join = async {
         match &url {
-            Some(url) => drop(join::join(url, &identity, Backoff::new(seed)).await),
+            Some(url) => keep_joined(url, &identity, &joined, seed).await,
             None => say!("no talos.config: does not join"),
         }
     };
     let mut join = std::pin::pin!(join);
-    let joined = tokio::time::timeout(JOIN_HEADSTART, &mut join).await.is_ok();
+    let headstart = tokio::time::sleep(JOIN_HEADSTART);
+    // Cancel-safe: the join goes on below, and the other two are not asked again.
+    let joins = tokio::select! {
+        () = &mut join => false,
+        () = joined.notified() => true,
+        () = headstart => true,
+    };
 
     let tunnel = async {
         if let Some(uri) = &provider {
@@ -144,7 +162,7 @@ async fn serve(
         }
     };
     let rest = async {
-        if !joined {
+        if joins {
             join.await;
         }
         // Later addresses need no further act, but somebody has to listen.

@@ -9,6 +9,8 @@ pub struct JoinConfig {
     pub endpoint: String,
     /// Join token, decoded.
     pub join_token: Option<String>,
+    /// WireGuard shall go through a gRPC stream.
+    pub over_grpc: bool,
     /// Where events go, ip:port.
     pub event_endpoint: Option<String>,
 }
@@ -50,13 +52,15 @@ impl JoinConfig {
             }
         }
         let api_url = api_url.ok_or(ConfigError::NoSideroLink)?;
-        let (endpoint, join_token) = split_api_url(&api_url)?;
-        Ok(Self { endpoint, join_token, event_endpoint })
+        let (endpoint, query) = split_api_url(&api_url)?;
+        let value = |key: &str| query_value(query, key);
+        let over_grpc = value("grpc_tunnel").is_some_and(|text| matches!(&*text, "y" | "yes" | "true" | "1"));
+        Ok(Self { endpoint, join_token: value("jointoken"), over_grpc, event_endpoint })
     }
 }
 
-/// `grpc://ip:port?jointoken=…` in its parts.
-fn split_api_url(url: &str) -> Result<(String, Option<String>), ConfigError> {
+/// `grpc://ip:port?jointoken=…` in its parts: a URI for tonic, and the query.
+fn split_api_url(url: &str) -> Result<(String, &str), ConfigError> {
     let (address, query) = url.split_once('?').unwrap_or((url, ""));
     let host = address
         .strip_prefix("grpc://")
@@ -65,12 +69,13 @@ fn split_api_url(url: &str) -> Result<(String, Option<String>), ConfigError> {
         .filter(|host| !host.is_empty())
         // The query carries a secret: it stays out of the error.
         .ok_or_else(|| ConfigError::ApiUrl(address.to_owned()))?;
-    let token = query
-        .split('&')
-        .find_map(|pair| pair.strip_prefix("jointoken="))
-        .map(percent_decode)
-        .filter(|token| !token.is_empty());
-    Ok((format!("http://{host}"), token))
+    Ok((format!("http://{host}"), query))
+}
+
+/// The first value of the key, decoded, unless it is empty.
+fn query_value(query: &str, key: &str) -> Option<String> {
+    let value = query.split('&').find_map(|pair| pair.strip_prefix(key)?.strip_prefix('='))?;
+    Some(percent_decode(value)).filter(|value| !value.is_empty())
 }
 
 /// Undoes percent encoding; what is not validly encoded stays as it is.
@@ -116,6 +121,17 @@ url: tcp://10.77.0.1:8092
         assert_eq!(config.endpoint, "http://10.77.0.1:8090");
         assert_eq!(config.join_token.as_deref(), Some("v2:eyJhIjp7fX0="));
         assert_eq!(config.event_endpoint.as_deref(), Some("10.77.0.1:8090"));
+        assert!(!config.over_grpc);
+    }
+
+    #[test]
+    fn wireguard_goes_over_grpc_when_the_url_says_so() {
+        let over_grpc = |query: &str| {
+            let text = format!("kind: SideroLinkConfig\napiUrl: grpc://10.0.0.1:8090?jointoken=a{query}\n");
+            JoinConfig::parse(&text).unwrap().over_grpc
+        };
+        assert!(over_grpc("&grpc_tunnel=y") && over_grpc("&grpc_tunnel=true"));
+        assert!(!over_grpc("") && !over_grpc("&grpc_tunnel=n") && !over_grpc("&grpc_tunnel="));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use agent_wire::token::{NodeUniqueToken, fingerprint_input, hex};
-use base64::Engine;
+use siderolink::PrivateKey;
 
 use crate::{net, say, sys};
 
@@ -29,9 +29,8 @@ pub struct Identity {
     pub fingerprint: String,
     /// What Omni compares from the second time on.
     pub token: NodeUniqueToken,
-    /// A WireGuard key. Any 32 bytes are one (RFC 7748, section 5); no tunnel is built with it, so nobody
-    /// needs its private half.
-    pub public_key: String,
+    /// WireGuard's key.
+    pub wireguard: PrivateKey,
 }
 
 /// The machine cannot say who it is.
@@ -53,7 +52,7 @@ impl Identity {
             uuid,
             token: NodeUniqueToken { fingerprint: fingerprint.clone(), token: token.to_string() },
             fingerprint,
-            public_key: base64::engine::general_purpose::STANDARD.encode(key),
+            wireguard: PrivateKey::from_bytes(*key),
         })
     }
 }
@@ -140,8 +139,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         fs::write(root.path().join("product_uuid"), "4c4c4544-0031-3010-8034-c2c04f4e5131").unwrap();
         let identity = Identity::read(root.path(), root.path(), [7; 48]).unwrap();
-        let key = base64::engine::general_purpose::STANDARD.decode(&identity.public_key).unwrap();
-        assert_eq!(key, [7; 32]);
+        assert_eq!(identity.wireguard, PrivateKey::from_bytes([7; 32]));
         assert_eq!(identity.token.token, "07070707-0707-4707-8707-070707070707");
         assert_eq!(identity.token.fingerprint, identity.fingerprint);
     }

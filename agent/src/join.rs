@@ -37,21 +37,32 @@ pub enum JoinError {
     Refused(String),
 }
 
+/// What a successful call leaves.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Registration {
+    /// URI of the machine API that answered.
+    pub machine_api: String,
+    /// What it answered.
+    pub response: ProvisionResponse,
+}
+
 /// The call's contents; `version` is the Talos version that the machine stands for.
 pub fn request(identity: &Identity, config: &JoinConfig, version: &str) -> ProvisionRequest {
     ProvisionRequest {
         node_uuid: identity.uuid.clone(),
-        node_public_key: identity.public_key.clone(),
+        node_public_key: identity.wireguard.public().to_string(),
         join_token: config.join_token.clone(),
         node_unique_token: Some(identity.token.encode()),
         talos_version: Some(version.to_owned()),
-        wireguard_over_grpc: None,
+        wireguard_over_grpc: config.over_grpc.then_some(true),
     }
 }
 
 /// One attempt: the configuration is fetched anew, since its token may have changed.
-pub async fn attempt(config_url: &str, identity: &Identity) -> Result<ProvisionResponse, JoinError> {
-    provision(&configuration(config_url).await?, identity, TALOS_VERSION).await
+pub async fn attempt(config_url: &str, identity: &Identity) -> Result<Registration, JoinError> {
+    let config = configuration(config_url).await?;
+    let response = provision(&config, identity, TALOS_VERSION).await?;
+    Ok(Registration { machine_api: config.endpoint, response })
 }
 
 /// Fetches the join configuration.
@@ -78,12 +89,13 @@ pub async fn provision(
 }
 
 /// Attempts until one succeeds.
-pub async fn join(config_url: &str, identity: &Identity, mut backoff: Backoff) -> ProvisionResponse {
+pub async fn join(config_url: &str, identity: &Identity, mut backoff: Backoff) -> Registration {
     loop {
         match attempt(config_url, identity).await {
-            Ok(response) => {
-                say!("joined as {} ({})", identity.uuid, response.node_address_prefix);
-                return response;
+            Ok(registration) => {
+                let address = &registration.response.node_address_prefix;
+                say!("joined as {} ({address})", identity.uuid);
+                return registration;
             }
             Err(error) => {
                 let wait = backoff.next_wait();

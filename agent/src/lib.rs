@@ -30,3 +30,4 @@ pub mod smbios;
 pub mod sys;
 pub mod wipe;
 pub mod wireguard;
+pub mod wireguard;

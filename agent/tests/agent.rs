@@ -41,7 +41,7 @@ fn identity() -> Identity {
         uuid: "4c4c4544-0031-3010-8034-c2c04f4e5131".into(),
         fingerprint: "ab".repeat(32),
         token: NodeUniqueToken { fingerprint: "ab".repeat(32), token: "t".into() },
-        public_key: "k".into(),
+        wireguard: siderolink::PrivateKey::from_bytes([1; 32]),
     }
 }
 
