@@ -30,4 +30,3 @@ pub mod smbios;
 pub mod sys;
 pub mod wipe;
 pub mod wireguard;
-pub mod wireguard;
