@@ -1,7 +1,10 @@
 //! The subcommands that put the whole appliance into something.
 
+pub(crate) mod configure;
 pub(crate) mod extension;
 pub(crate) mod oci;
+pub(crate) mod update;
+pub(crate) mod usb;
 
 use std::path::{Path, PathBuf};
 

@@ -127,6 +127,22 @@ pub const SETS: &[DriverSet] = &[
             "ipmi_devintf",
         ],
     },
+    DriverSet {
+        name: "box",
+        about: "the box itself, beside what is in metal: its data, VLANs, a watchdog",
+        modules: &[
+            "ext4",
+            "crc32c_generic",
+            "crc32c_intel",
+            "8021q",
+            "iTCO_wdt",
+            "sp5100_tco",
+            "wdat_wdt",
+            "i6300esb",
+            "ipmi_watchdog",
+            "softdog",
+        ],
+    },
 ];
 
 /// Drivers that only one architecture's kernels have; elsewhere nobody misses them.

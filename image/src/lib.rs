@@ -20,3 +20,5 @@ pub mod oci;
 pub mod output;
 pub mod parts;
 pub mod rootfs;
+pub mod stick;
+pub mod uki;

@@ -44,6 +44,22 @@ enum Command {
   bootlace-image extension --arch amd64 --bootlace target/x86_64-unknown-linux-gnu/release/bootlace \\
       --assets build/assets --format oci -o bootlace-extension")]
     Extension(commands::extension::ExtensionArgs),
+    /// Write the image of a USB stick that boots under BIOS and UEFI
+    #[command(after_help = "Example:
+  bootlace-image usb --kernel /boot/vmlinuz-6.1.0-56-amd64 --modules /lib/modules/6.1.0-56-amd64 \\
+      --box target/x86_64-unknown-linux-gnu/release/bootlace-box \\
+      --bootlace target/x86_64-unknown-linux-gnu/release/bootlace --assets build/assets \\
+      --config appliance.toml -o bootlace.img")]
+    Usb(Box<commands::usb::UsbArgs>),
+    /// Put a configuration on a stick, or print the one that is there
+    #[command(after_help = "Examples:
+  bootlace-image configure bootlace.img --config appliance.toml
+  bootlace-image configure /dev/sdx")]
+    Configure(commands::configure::ConfigureArgs),
+    /// Put another version on a stick, beside the one that boots
+    #[command(after_help = "Example:
+  bootlace-image update /dev/sdx --from bootlace-new.img")]
+    Update(commands::update::UpdateArgs),
 }
 
 #[derive(Debug, Args)]
@@ -98,6 +114,9 @@ fn main() -> ExitCode {
         Command::Initramfs(args) => run_initramfs(&args),
         Command::Oci(args) => commands::oci::run(&args),
         Command::Extension(args) => commands::extension::run(&args),
+        Command::Usb(args) => commands::usb::run(&args),
+        Command::Configure(args) => commands::configure::run(&args),
+        Command::Update(args) => commands::update::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
