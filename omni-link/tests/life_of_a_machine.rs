@@ -11,12 +11,13 @@ mod site;
 use std::sync::atomic::Ordering;
 
 use omni_link::Happening;
-use provider::resources::{INFRA_MACHINE_OWNER, ResourceSpec};
+use provider::private::MachineStatusSpec;
+use provider::resources::{INFRA_MACHINE_OWNER, PrivateSpec, ResourceSpec, private_namespace};
 use provider::specs::InfraMachineSpec;
 use provider::specs::infra_machine_config_spec::AcceptanceStatus;
 use provider::specs::infra_machine_status_spec::MachinePowerState;
 
-use cosi::Kind;
+use cosi::{Kind, Pointer, Resource, State as _};
 use site::{Agent, FINGERPRINT, ID, LIMIT, Site, token};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -158,6 +159,12 @@ async fn removal_takes_our_records_before_our_finalizer() {
     .await;
     link.dial(&site.agent, FINGERPRINT);
     link.until_status("ready", |status| status.ready_to_use).await;
+    // Of the Go provider that had the machine before.
+    let left =
+        Pointer::new(private_namespace("bare-metal"), MachineStatusSpec::resource_type("bare-metal"), ID);
+    let mut record = Resource::empty(&left).with_spec(&MachineStatusSpec::default());
+    record.insert_finalizer("bare-metal.PowerOperationController");
+    site.state.create(record, "bare-metal.MachineStatusController").await.unwrap();
     let pointer = Kind::new(InfraMachineSpec::NAMESPACE, InfraMachineSpec::TYPE).pointer(ID);
     assert!(!site.state.teardown(&pointer, INFRA_MACHINE_OWNER).await.unwrap(), "our finalizer holds it");
     link.until("let go", |machine| {
@@ -165,6 +172,7 @@ async fn removal_takes_our_records_before_our_finalizer() {
             && machine.infra.as_ref().is_some_and(|infra| infra.metadata.finalizers.is_empty())
     })
     .await;
+    assert!(site.state.get(&left).await.unwrap_err().is_not_found(), "the peer's record is gone, too");
     site.state.destroy(&pointer, INFRA_MACHINE_OWNER).await.unwrap();
     let mut generation = link.view.generation();
     tokio::time::timeout(LIMIT, async {

@@ -10,27 +10,26 @@ import (
 	"testing"
 	"time"
 
-	"github.com/blang/semver/v4"
 	"github.com/cosi-project/runtime/pkg/resource"
 	"github.com/cosi-project/runtime/pkg/resource/meta"
 	"github.com/cosi-project/runtime/pkg/resource/typed"
 	"github.com/cosi-project/runtime/pkg/safe"
 	"github.com/cosi-project/runtime/pkg/state"
 	"github.com/google/uuid"
-	"github.com/siderolabs/image-factory/pkg/schematic"
 	"github.com/siderolabs/omni/client/api/omni/specs"
 	"github.com/siderolabs/omni/client/pkg/client"
 	"github.com/siderolabs/omni/client/pkg/infra"
-	"github.com/siderolabs/omni/client/pkg/infra/imagefactory"
 	"github.com/siderolabs/omni/client/pkg/infra/provision"
 	"github.com/siderolabs/omni/client/pkg/jointoken"
 	infrares "github.com/siderolabs/omni/client/pkg/omni/resources/infra"
 	omnires "github.com/siderolabs/omni/client/pkg/omni/resources/omni"
 	"github.com/siderolabs/omni/client/pkg/omni/resources/siderolink"
-	"github.com/siderolabs/omni/client/pkg/omni/resources/system"
 	"go.uber.org/zap"
 	"google.golang.org/grpc/codes"
 )
+
+// schema is what the provider wants to be told of a machine.
+const schema = `{"type":"object","properties":{"cores":{"type":"integer","minimum":1}},"additionalProperties":false}`
 
 // dynamicProvider is the second provider that run.sh makes.
 const dynamicProvider = "dynamic"
@@ -76,7 +75,12 @@ func (h *hypervisor) ProvisionSteps() []provision.Step[*dynamicRecord] {
 		provision.NewStep("patch", func(ctx context.Context, _ *zap.Logger, c call) error {
 			return c.CreateConfigPatch(ctx, c.GetRequestID(), []byte("machine: {}"))
 		}),
-		provision.NewStep("create", func(_ context.Context, _ *zap.Logger, c call) error {
+		provision.NewStep("create", func(ctx context.Context, logger *zap.Logger, c call) error {
+			id, err := c.GenerateSchematicID(ctx, logger, provision.WithoutConnectionParams(), provision.WithExtraExtensions("siderolabs/qemu-guest-agent"))
+			if err != nil || len(id) != 64 {
+				return fmt.Errorf("the schematic is %q: %w", id, err)
+			}
+
 			h.mu.Lock()
 			defer h.mu.Unlock()
 
@@ -141,12 +145,6 @@ func (h *hypervisor) count() int {
 	return len(h.machines)
 }
 
-type factory struct{}
-
-func (factory) EnsureSchematic(_ context.Context, s schematic.Schematic) (string, error) {
-	return s.ID()
-}
-
 // TestOmniSDKProvider runs a provider made with Omni's SDK: registration, heartbeat, requests up and down.
 func TestOmniSDKProvider(t *testing.T) {
 	key := environment(t, "DYNAMIC_SERVICE_ACCOUNT_KEY")
@@ -159,7 +157,7 @@ func TestOmniSDKProvider(t *testing.T) {
 
 	host := &hypervisor{machines: map[string]string{}, secret: config.TypedSpec().Value.JoinToken}
 
-	provider, err := infra.NewProvider(dynamicProvider, host, infra.ProviderConfig{Name: "Dynamic", Schema: `{"type":"object"}`})
+	provider, err := infra.NewProvider(dynamicProvider, host, infra.ProviderConfig{Name: "Dynamic", Schema: schema})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -171,7 +169,6 @@ func TestOmniSDKProvider(t *testing.T) {
 		ended <- provider.Run(running, zap.NewNop(),
 			infra.WithOmniEndpoint(environment(t, "OMNI_ENDPOINT")),
 			infra.WithClientOptions(client.WithServiceAccount(key)),
-			infra.WithImageFactoryClient(factory{}),
 			infra.WithHealthCheckInterval(100*time.Millisecond),
 			infra.WithHealthCheckFunc(func(context.Context) error { return errors.New("a fan is slow") }),
 			infra.WithEncodeRequestIDsIntoTokens(),
@@ -196,6 +193,19 @@ func TestOmniSDKProvider(t *testing.T) {
 	set.TypedSpec().Value.TalosVersion = strings.TrimPrefix(talosVersion, "v")
 	set.TypedSpec().Value.ProviderData = "cores: 4\n"
 
+	t.Run("is asked by its schema", func(t *testing.T) {
+		wrong := omnires.NewMachineRequestSet("wrong")
+		wrong.TypedSpec().Value.ProviderId = dynamicProvider
+		wrong.TypedSpec().Value.TalosVersion = set.TypedSpec().Value.TalosVersion
+		wrong.TypedSpec().Value.ProviderData = "cores: 0\n"
+
+		err := operator.Create(bounded(t), wrong)
+		expect(t, "no cores", err, codes.InvalidArgument)
+
+		if err != nil && !strings.Contains(err.Error(), `config value ".cores": must be at least 1`) {
+			t.Errorf("it says: %v", err)
+		}
+	})
 	t.Run("answers requests", func(t *testing.T) {
 		if err := operator.Create(bounded(t), set); err != nil {
 			t.Fatal(err)
@@ -335,34 +345,4 @@ func answered(ctx context.Context, operator state.State, request *infrares.Machi
 	}
 
 	return nil
-}
-
-// TestOmniImageFactory is how an SDK's provider gets a schematic: by the version of the server it asks Omni, or
-// the factory itself.
-func TestOmniImageFactory(t *testing.T) {
-	c, ctx := omniClient(t), bounded(t)
-
-	version, err := safe.StateGetByID[*system.SysVersion](ctx, c.Omni().State(), system.SysVersionID)
-	if err != nil {
-		t.Fatal(err)
-	}
-
-	parsed, err := semver.ParseTolerant(strings.TrimPrefix(version.TypedSpec().Value.BackendVersion, "v"))
-	if err != nil {
-		t.Fatal(err)
-	}
-
-	if parsed.LT(semver.MustParse("1.9.0")) {
-		return
-	}
-
-	proxied, err := imagefactory.NewProxiedClient(c)
-	if err != nil {
-		t.Fatal(err)
-	}
-
-	// The factory itself is out of reach here.
-	if _, err = proxied.EnsureSchematic(ctx, schematic.Schematic{}); code(errors.Unwrap(err)) == codes.Unimplemented {
-		t.Errorf("with version %s providers ask the hub for schematics, but: %v", parsed, err)
-	}
 }

@@ -44,6 +44,7 @@ tftp_port = %d
 [hub]
 machine_api_port = %d
 api_listen = "127.0.0.1:%d"
+kernel_log_port = 0
 [boot]
 assets_path = %q
 `, dir, freePort(t), freePort(t), freePort(t), freePort(t), dir)

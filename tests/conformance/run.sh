@@ -61,7 +61,9 @@ free_port() {
 }
 
 mkdir "$work/state" "$work/assets"
-api_port=$(free_port) machine_port=$(free_port)
+api_port=$(free_port) machine_port=$(free_port) log_port=$(free_port)
+# The tests stand in for the Image Factory there.
+export FACTORY=127.0.0.1:$(free_port)
 cat >"$work/appliance.toml" <<CONFIG
 state_dir = "$work/state"
 id = "own"
@@ -75,8 +77,11 @@ tftp_port = $(free_port)
 [hub]
 machine_api_port = $machine_port
 api_listen = "127.0.0.1:$api_port"
+kernel_log_port = $log_port
 [boot]
 assets_path = "$work/assets"
+image_factory_base_url = "http://$FACTORY"
+image_factory_pxe_base_url = "http://$FACTORY"
 CONFIG
 "$BOOTLACE" run -c "$work/appliance.toml" >"$work/log" 2>&1 &
 pid=$!
@@ -102,7 +107,7 @@ if [[ $part == omni || $part == all ]]; then
 	OMNI_SERVICE_ACCOUNT_KEY=$(printed conformance OMNI_SERVICE_ACCOUNT_KEY)
 	DYNAMIC_SERVICE_ACCOUNT_KEY=$(printed dynamic OMNI_SERVICE_ACCOUNT_KEY)
 	export OMNI_ENDPOINT OMNI_SERVICE_ACCOUNT_KEY DYNAMIC_SERVICE_ACCOUNT_KEY
-	export PROVIDER_ID=conformance OTHER_PROVIDER_ID=dynamic MACHINE_API=127.0.0.1:$machine_port BOOTLACE_CONFIG=$work/appliance.toml
+	export PROVIDER_ID=conformance OTHER_PROVIDER_ID=dynamic MACHINE_API=127.0.0.1:$machine_port KERNEL_LOGS=127.0.0.1:$log_port BOOTLACE_CONFIG=$work/appliance.toml
 fi
 
 # The report judges; the tests' own exit code is 1 with each deviation.

@@ -73,6 +73,9 @@ Example:
     Delete {
         /// Provider id
         id: String,
+        /// How long to wait for its end; it goes on after that
+        #[arg(long, default_value = "1m", value_parser = duration)]
+        timeout: Duration,
     },
 }
 
@@ -125,8 +128,8 @@ pub(super) async fn run(socket: &Path, own_endpoint: &str, command: Command) -> 
             let rows: Vec<Row> = accounts::list_providers(&state).await?.into_iter().map(row).collect();
             print(output, &rows, || overview(&rows))
         }
-        Command::Provider { command: Provider::Delete { id } } => {
-            accounts::delete_provider(&state, &id).await?;
+        Command::Provider { command: Provider::Delete { id, timeout } } => {
+            accounts::delete_provider(&state, &id, timeout).await?;
             write_out(&format!("{id} deleted\n"))
         }
         Command::Admin { command: Admin::Create { name, endpoint, ttl } } => {

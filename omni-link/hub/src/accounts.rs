@@ -174,10 +174,14 @@ pub async fn list_providers(state: &dyn State) -> Result<Vec<ProviderSummary>, A
 /// When there is no such provider, the store refuses, or it is not gone in time.
 pub async fn delete_provider(state: &dyn State, id: &str, patience: Duration) -> Result<(), AccountError> {
     let provider = pointer::<InfraProviderSpec>(id);
-    // Cancel-safe: the teardown is written first, and whoever asks again waits for its end.
+    match state.teardown(&provider, "").await {
+        Err(StateError::NotFound(_)) => return Err(AccountError::Missing(id.to_owned())),
+        result => result?,
+    };
+    // Cancel-safe: the teardown is written, and whoever asks again waits for its end.
     match tokio::time::timeout(patience, cosi::teardown_and_destroy(state, &provider, "")).await {
-        Ok(Err(StateError::NotFound(_))) => Err(AccountError::Missing(id.to_owned())),
-        Ok(result) => Ok(result?),
+        Ok(Ok(()) | Err(StateError::NotFound(_))) => Ok(()),
+        Ok(Err(error)) => Err(error.into()),
         Err(_) => match state.get(&provider).await {
             Err(StateError::NotFound(_)) => Ok(()),
             Err(error) => Err(error.into()),

@@ -64,7 +64,7 @@ impl Appliance {
              [api]\nlisten_address = \"127.0.0.1\"\nadvertise_address = \"127.0.0.1\"\nport = {http}\n\
              [netboot]\ndisable_dhcp_proxy = true\ntftp_port = {tftp}\n\
              [boot]\nassets_path = \"{}\"\n\
-             [hub]\nmachine_api_port = {machine_api}\napi_listen = \"127.0.0.1:{api}\"\n\
+             [hub]\nmachine_api_port = {machine_api}\napi_listen = \"127.0.0.1:{api}\"\nkernel_log_port = 0\n\
              [log]\nlevel = \"warn\"\n",
             assets.display()
         );

@@ -119,7 +119,9 @@ async fn a_removed_provider_leaves_nothing_and_its_key_is_worth_nothing() {
     let user =
         site.find::<IdentitySpec>("other@infra-provider.serviceaccount.omni.sidero.dev").await.unwrap();
 
-    soon("the removal", crate::accounts::delete_provider(&*site.users.state, "other")).await.unwrap();
+    soon("the removal", crate::accounts::delete_provider(&*site.users.state, "other", PATIENCE))
+        .await
+        .unwrap();
 
     assert!(site.find::<InfraProviderSpec>("other").await.is_none());
     assert!(site.find::<SiderolinkSpec>(OTHER).await.is_none());
@@ -132,7 +134,7 @@ async fn a_removed_provider_leaves_nothing_and_its_key_is_worth_nothing() {
     assert!(site.find::<IdentitySpec>(&user.metadata.id).await.is_none());
     assert!(matches!(site.state.get(&private).await, Err(StateError::NotFound(_))));
     assert!(site.find::<InfraMachineSpec>(MACHINE).await.is_some(), "others are untouched");
-    let missing = crate::accounts::delete_provider(&*site.users.state, "other").await;
+    let missing = crate::accounts::delete_provider(&*site.users.state, "other", PATIENCE).await;
     assert!(matches!(missing, Err(crate::AccountError::Missing(_))));
     site.hub.create_provider("other", SystemTime::now(), YEAR).await.unwrap();
     site.kill().await;
@@ -199,4 +201,22 @@ async fn joining_and_reporting_never_list_the_links() {
     }
     assert_eq!(hub.index.machines(), MACHINES);
     assert_eq!(counting.lists.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn a_removal_that_somebody_holds_is_told_of_in_time() {
+    let disk = Disk::new();
+    let state = disk.open();
+    let provider = pointer::<InfraProviderSpec>(PROVIDER);
+    state.create(Resource::empty(&provider), "").await.unwrap();
+    cosi::add_finalizer(&*state, &provider, "SomebodysController").await.unwrap();
+    let patience = std::time::Duration::from_millis(1);
+    let held = crate::accounts::delete_provider(&*state, PROVIDER, patience).await.unwrap_err();
+    assert_eq!(
+        held.to_string(),
+        "infra provider bare-metal is being removed but not gone yet; it is held by SomebodysController"
+    );
+    assert!(state.get(&provider).await.unwrap().is_tearing_down(), "it goes on");
+    cosi::remove_finalizer(&*state, &provider, "SomebodysController").await.unwrap();
+    crate::accounts::delete_provider(&*state, PROVIDER, PATIENCE).await.unwrap();
 }

@@ -136,7 +136,7 @@ async fn removing_a_provider_ends_its_sets_and_no_others() {
         Ok(())
     };
     site.hub.store.put("kept", "", Missing::Create, change).await.unwrap();
-    soon("the removal", crate::accounts::delete_provider(&*site.users.state, "vms")).await.unwrap();
+    soon("the removal", crate::accounts::delete_provider(&*site.users.state, "vms", PATIENCE)).await.unwrap();
     requests(&site, 0).await;
     assert!(site.find::<MachineRequestSetSpec>(SET).await.is_none());
     assert!(!site.find::<MachineRequestSetSpec>("kept").await.unwrap().tearing_down());

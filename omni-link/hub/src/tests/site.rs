@@ -36,7 +36,7 @@ pub(super) const MACHINE: &str = "5b0e1d4a-7d7f-4c8e-9a53-0f9f2b6f2f01";
 pub(super) const OTHER: &str = "5b0e1d4a-7d7f-4c8e-9a53-0f9f2b6f2f02";
 pub(super) const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 /// Long on any machine; a test that waits this long has failed.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Addresses on the loopback network, one for each machine.
 pub(super) fn address(last: u8) -> IpAddr {

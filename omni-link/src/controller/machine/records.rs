@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use cosi::{Resource, Spec, StateError, UpdateOptions, Version};
+use cosi::{Pointer, Resource, Spec, StateError, UpdateOptions, Version};
 use prost::Message;
+use provider::private::MachineStatusSpec;
+use provider::resources::PrivateSpec;
 use provider::view::Acceptance;
 use provider::{MachineView, resources};
 use serde::Serialize;
@@ -76,6 +78,7 @@ impl Task {
             return Ok(Next::Again);
         }
         self.destroy_records(machine).await?;
+        self.destroy_record_of_peer().await?;
         let Some(mut resource) = machine.resource(Part::Infra) else { return Ok(Next::Again) };
         let id = &self.controller.provider_id;
         let before = resource.metadata.finalizers.len();
@@ -119,6 +122,26 @@ impl Task {
             view.settle(part, &self.id, None);
         }
         Ok(())
+    }
+
+    /// What the Go provider last saw of the machine: we keep no such record, but it may have left one to us.
+    async fn destroy_record_of_peer(&self) -> Result<(), StepError> {
+        let (state, id) = (&self.controller.state, &self.controller.provider_id);
+        let typ = MachineStatusSpec::resource_type(id);
+        let pointer = Pointer::new(resources::private_namespace(id), typ, &self.id);
+        let mut record = match state.get(&pointer).await {
+            Err(error) if error.is_not_found() => return Ok(()),
+            result => result?,
+        };
+        let owner = record.metadata.owner.clone();
+        if !record.metadata.finalizers.is_empty() {
+            record.metadata.finalizers.clear();
+            state.update(record, &UpdateOptions::owner(&owner).any_phase()).await?;
+        }
+        match state.destroy(&pointer, &owner).await {
+            Err(error) if !error.is_not_found() => Err(error.into()),
+            _ => Ok(()),
+        }
     }
 
     /// Asks Omni whether a part is still what the decision was made from: a watch may lag behind, and what
