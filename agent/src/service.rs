@@ -17,9 +17,13 @@ use crate::console::chain;
 use crate::ipmi::SetupError;
 use crate::machine::Machine;
 use crate::say;
+use crate::wipe::Report;
 
 /// Letters of a disk's report; a real one has 200.
-const MAX_REPORT: usize = 1000;
+const MAX_REPORT: usize = 500;
+/// Bytes of all reports in an answer, or of an error's text: the appliance takes 3 KiB of headers. The console
+/// has them all.
+const MAX_REPORTS: usize = 2_500;
 
 /// The service.
 #[derive(Debug)]
@@ -134,15 +138,39 @@ impl<M: Machine> AgentService for Agent<M> {
         })
         .await
         .map_err(|_| Status::internal("the wipe ended without a result"))?;
-        let reports = result.map_err(|failed| Status::internal(format!("failed to wipe: {failed}")))?;
+        let reports = result.map_err(|failed| Status::internal(cut(format!("failed to wipe: {failed}"))))?;
         let mut response = Response::new(WipeDisksResponse {});
-        for report in reports {
-            if let Ok(line) = MetadataValue::try_from(printable(&report.to_string())) {
+        for line in lines(reports.iter().map(Report::to_string)) {
+            if let Ok(line) = MetadataValue::try_from(line) {
                 response.metadata_mut().append(WIPE_REPORT_HEADER, line);
             }
         }
         Ok(response)
     }
+}
+
+/// The reports as far as they go into the metadata, and how many do not.
+fn lines(reports: impl ExactSizeIterator<Item = String>) -> Vec<String> {
+    let (mut lines, mut left, mut bytes) = (Vec::new(), reports.len(), 0);
+    for line in reports.map(|report| printable(&report)) {
+        bytes += line.len() + WIPE_REPORT_HEADER.len();
+        if bytes > MAX_REPORTS {
+            lines.push(format!("and {left} more disks"));
+            break;
+        }
+        lines.push(line);
+        left -= 1;
+    }
+    lines
+}
+
+/// As much of a text as the appliance takes.
+fn cut(mut text: String) -> String {
+    if let Some((end, _)) = text.char_indices().find(|(at, _)| *at >= MAX_REPORTS) {
+        text.truncate(end);
+        text.push_str(" ...");
+    }
+    text
 }
 
 /// What metadata may carry: serial numbers and models come from the disk's maker.
@@ -151,4 +179,19 @@ fn printable(text: &str) -> String {
         .map(|letter| if matches!(letter, ' '..='~') { letter } else { '?' })
         .take(MAX_REPORT)
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reports_fit_into_the_metadata_and_say_how_many_are_missing() {
+        let few = lines(["sda: blank".to_owned(), "sdb: \u{fc}\n".to_owned()].into_iter());
+        assert_eq!(few, ["sda: blank", "sdb: ??"]);
+        let many = lines(vec!["x".repeat(900); 50].into_iter());
+        let bytes: usize = many.iter().map(String::len).sum();
+        assert!(bytes < MAX_REPORTS && many.iter().all(|line| line.len() <= MAX_REPORT));
+        assert_eq!(many.last().unwrap(), &format!("and {} more disks", 50 - (many.len() - 1)));
+    }
 }

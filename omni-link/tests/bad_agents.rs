@@ -57,7 +57,7 @@ async fn an_agent_that_keeps_its_inventory_to_itself_is_named_and_the_machine_go
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_answer_over_the_limit_is_named() {
     let (site, link) = accepted(Agent { manner: Manner::TooLong, ..Agent::default() }).await;
-    site.until_told("the limit", |told| power_failed(told, "bytes is over the limit of 32768")).await;
+    site.until_told("the limit", |told| power_failed(told, "bytes is over the limit of 4096")).await;
     link.stop().await;
 }
 

@@ -41,7 +41,7 @@ pub const MACHINE_ID_HEADER: &str = "machine-id";
 /// Metadata of the opening call: the machine's fingerprint ([`crate::token`]); only our agent sends it.
 pub const FINGERPRINT_HEADER: &str = "bootlace-fingerprint";
 
-/// Window of a new call in bytes, as every known peer has it.
+/// Window of a new call in bytes, as every known peer has it; [`Limits`] may have a smaller one.
 pub const INITIAL_WINDOW: u32 = 65_536;
 /// Longest chunk of a message, as the protocol demands.
 pub const CHUNK: usize = 16_384;
@@ -54,8 +54,8 @@ pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the other side may take to send its Settings once the tunnel is open.
 pub const SETTINGS_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Longest frame that is decoded: a chunk, or the headers of a call.
-const MAX_FRAME: usize = 256 << 10;
+/// What a frame may have beside a chunk or headers: lengths, names, the text of an error.
+const FRAME_EXTRA: usize = 4 << 10;
 
 /// What one end of a tunnel puts up with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,19 +64,30 @@ pub struct Limits {
     pub max_streams: usize,
     /// Bytes of one message, either way.
     pub max_message: usize,
+    /// Bytes of the headers of a call or of an answer.
+    pub max_metadata: usize,
+    /// Bytes that a call may send which nobody has read yet.
+    pub window: u32,
 }
 
 impl Limits {
-    /// What the appliance takes from a machine that is not trusted: with 1,000 tunnels that all stop within an
-    /// answer, some 32 MiB. The longest answer of an agent, a disk's record, is below 2 KiB; a dozen calls at
-    /// the same time are more than a machine is ever asked.
-    pub const APPLIANCE: Self = Self { max_streams: 16, max_message: 32 << 10 };
+    /// What the appliance takes from a machine that is not trusted: 1,000 tunnels that all stop within answers
+    /// cost less than 64 MiB (`omni-link/tests/stuck.rs`). The longest answer of an agent, a disk's record, is
+    /// below 2 KiB; the longest headers, the report of a wipe, are made to fit; a dozen calls at the same time
+    /// are more than a machine is ever asked.
+    pub const APPLIANCE: Self =
+        Self { max_streams: 16, max_message: 4 << 10, max_metadata: 3 << 10, window: 16 << 10 };
+
+    /// The longest frame that is decoded.
+    fn max_frame(self) -> usize {
+        self.max_message.min(CHUNK).max(self.max_metadata) + FRAME_EXTRA
+    }
 }
 
 impl Default for Limits {
     fn default() -> Self {
         // 4 MiB is what gRPC clients accept by default.
-        Self { max_streams: 64, max_message: 4 << 20 }
+        Self { max_streams: 64, max_message: 4 << 20, max_metadata: 64 << 10, window: INITIAL_WINDOW }
     }
 }
 

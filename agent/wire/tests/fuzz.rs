@@ -17,7 +17,8 @@ use bytes::Bytes;
 use mutate::{Random, iterations, mutated};
 use prost::Message;
 
-const LIMITS: Limits = Limits { max_streams: 4, max_message: 64 << 10 };
+const LIMITS: Limits =
+    Limits { max_streams: 4, max_message: 64 << 10, max_metadata: 4 << 10, window: INITIAL_WINDOW };
 /// More than any frame queue of a machine may hold: refusals, opens and cancels, a few frames for each call.
 const QUEUED_MAX: usize = 200;
 

@@ -365,12 +365,12 @@ async fn a_frame_over_the_limit_ends_the_tunnel_and_a_message_over_it_only_its_c
     let mut client = AgentServiceClient::new(opened.channel.clone());
     let call = tokio::spawn(async move { client.hello(HelloRequest {}).await });
     call_begins(&mut inbound, 2).await;
-    let answer = Frame::Message { size: 40_000, data: Default::default() };
+    let answer = Frame::Message { size: 5_000, data: Default::default() };
     sender.send(answer.into_callee(2)).await.unwrap();
     let status = soon(call).await.unwrap().unwrap_err();
     assert_eq!(
         (status.code(), status.message()),
-        (Code::ResourceExhausted, "message of 40000 bytes is over the limit of 32768")
+        (Code::ResourceExhausted, "message of 5000 bytes is over the limit of 4096")
     );
     assert!(!opened.channel.is_closed());
 

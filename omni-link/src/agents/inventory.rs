@@ -14,6 +14,8 @@ use tonic::Status;
 
 /// A machine with more of anything is cut off here.
 const LIST_MAX: usize = 512;
+/// Nor do all records of a kind have more bytes than this: ten times those of a storage server.
+const LIST_BYTES_MAX: usize = 128 << 10;
 /// Linux' number for Ethernet, as in [`LinkStatusSpec::type`].
 const ARPHRD_ETHER: i32 = 1;
 /// RFC 2863 `up`, as in [`LinkStatusSpec::operational_state`].
@@ -78,6 +80,7 @@ async fn list<T: Message + Default>(
     let request = ListRequest { namespace: namespace.to_owned(), r#type: typ.to_owned(), options: None };
     let mut stream = client.list(request).await?.into_inner();
     let mut found = Vec::new();
+    let mut bytes = 0;
     while let Some(response) = stream.message().await? {
         if found.len() == LIST_MAX {
             break;
@@ -85,6 +88,11 @@ async fn list<T: Message + Default>(
         let Some(resource) = response.resource else { continue };
         let id = resource.metadata.map(|metadata| metadata.id).unwrap_or_default();
         let spec = resource.spec.map(|spec| spec.proto_spec).unwrap_or_default();
+        bytes += id.len() + spec.len();
+        if bytes > LIST_BYTES_MAX {
+            let text = format!("the list of {typ} is over the limit of {LIST_BYTES_MAX} bytes");
+            return Err(Status::resource_exhausted(text));
+        }
         let spec = T::decode(spec.as_ref())
             .map_err(|error| Status::internal(format!("{typ} {id} cannot be read: {error}")))?;
         found.push((id, spec));

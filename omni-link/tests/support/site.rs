@@ -86,7 +86,7 @@ impl AgentService for Agent {
             Manner::Never => std::future::pending().await,
             Manner::TooLong => {
                 let ipmi = get_power_management_response::Ipmi {
-                    address: "x".repeat(40_000),
+                    address: "x".repeat(5_000),
                     ..get_power_management_response::Ipmi::default()
                 };
                 return Ok(Response::new(GetPowerManagementResponse { ipmi: Some(ipmi), api: None }));

@@ -12,8 +12,8 @@ use bytes::Bytes;
 
 use super::caller::Refused;
 use super::flow::{Inbox, Outbox};
-use super::frame::{Frame, Metadata, REVISION_ONE, REVISION_ZERO, TUNNEL};
-use super::{INITIAL_WINDOW, Limits, Outcome, TunnelError};
+use super::frame::{Frame, Metadata, REVISION_ONE, REVISION_ZERO, TUNNEL, size_of};
+use super::{Limits, Outcome, TunnelError};
 
 /// Refusals of new calls that may wait for the link. Beyond it the link is not read on.
 const MAX_REFUSALS: usize = 64;
@@ -76,7 +76,7 @@ impl Callee {
     /// A new tunnel. `negotiated`: the caller announced that it takes Settings.
     pub fn new(limits: Limits, negotiated: bool) -> Self {
         let settings =
-            Frame::Settings { revisions: vec![REVISION_ZERO, REVISION_ONE], window: INITIAL_WINDOW };
+            Frame::Settings { revisions: vec![REVISION_ZERO, REVISION_ONE], window: limits.window };
         Self {
             limits,
             closed: false,
@@ -153,6 +153,8 @@ impl Callee {
         self.last = id;
         let refusal = if revision != REVISION_ZERO && revision != REVISION_ONE {
             Some(Outcome::error(tonic::Code::Unavailable, format!("unknown revision {revision}")))
+        } else if size_of(&metadata) > self.limits.max_metadata {
+            Some(Outcome::error(tonic::Code::ResourceExhausted, "headers are over the limit"))
         } else if self.calls.len() >= self.limits.max_streams {
             Some(Outcome::error(tonic::Code::ResourceExhausted, "too many calls at once"))
         } else {
@@ -166,7 +168,7 @@ impl Callee {
         self.calls.insert(
             id,
             Call {
-                inbox: Inbox::new(flow_control, self.limits.max_message),
+                inbox: Inbox::new(flow_control.then_some(self.limits.window), self.limits.max_message),
                 outbox: Outbox::new(flow_control.then_some(window)),
                 headers: None,
                 headers_sent: false,

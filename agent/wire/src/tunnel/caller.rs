@@ -12,8 +12,8 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 
 use super::flow::{Inbox, Outbox};
-use super::frame::{Frame, Metadata, REVISION_ONE, REVISION_ZERO, TUNNEL};
-use super::{INITIAL_WINDOW, Limits, Outcome, TunnelError};
+use super::frame::{Frame, Metadata, REVISION_ONE, REVISION_ZERO, TUNNEL, size_of};
+use super::{Limits, Outcome, TunnelError};
 
 /// Control frames (open, cancel) that may wait for the link per allowed call. A link that stalls while
 /// calls begin and are given up must not gather them without end.
@@ -122,14 +122,14 @@ impl Caller {
         {
             return Err(OpenError::TooMany);
         }
-        let flow_control = revision != REVISION_ZERO;
+        let own_window = (revision != REVISION_ZERO).then_some(self.limits.window);
         self.last += 1;
         let id = self.last;
         self.calls.insert(
             id,
             Call {
-                inbox: Inbox::new(flow_control, self.limits.max_message),
-                outbox: Outbox::new(flow_control.then_some(window)),
+                inbox: Inbox::new(own_window, self.limits.max_message),
+                outbox: Outbox::new(own_window.map(|_| window)),
                 headers: None,
                 had_headers: false,
                 half_close: HalfClose::No,
@@ -137,7 +137,7 @@ impl Caller {
             },
         );
         self.order.push_back(id);
-        let window = if flow_control { INITIAL_WINDOW } else { 0 };
+        let window = own_window.unwrap_or_default();
         self.control.push_back((id, Frame::Open { method: method.into(), metadata, window, revision }));
         Ok(id)
     }
@@ -229,6 +229,14 @@ impl Caller {
             return Ok(());
         }
         let done = match frame {
+            Frame::Headers(metadata) if size_of(&metadata) > self.limits.max_metadata => Err(Outcome::error(
+                tonic::Code::ResourceExhausted,
+                format!(
+                    "headers of {} bytes are over the limit of {}",
+                    size_of(&metadata),
+                    self.limits.max_metadata
+                ),
+            )),
             Frame::Headers(metadata) => {
                 if !call.had_headers {
                     call.had_headers = true;

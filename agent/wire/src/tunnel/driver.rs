@@ -11,7 +11,8 @@ use tokio::sync::{Notify, mpsc, watch};
 
 use super::{Frame, Outcome, TunnelError, callee, caller};
 
-/// Frames between the loop and the link. Few: what waits here is past the reach of round robin.
+/// Frames between the loop and the link. Few: what waits here is past the reach of round robin. They are boxed:
+/// a channel reserves room for 32 of them, however few it may hold, for as long as the tunnel is open.
 pub(super) const LINK_QUEUE: usize = 4;
 
 /// How long the loop listens for a reason once the other side takes nothing any more. It comes with the end
@@ -229,7 +230,7 @@ impl<M: Machine> Shared<M> {
     pub(super) async fn drive<I, O>(
         &self,
         mut inbound: I,
-        outbound: mpsc::Sender<O>,
+        outbound: mpsc::Sender<Box<O>>,
         wrap: impl Fn(i64, Frame) -> O,
         mut calls: impl FnMut(CallEvent),
     ) -> Outcome
@@ -257,7 +258,7 @@ impl<M: Machine> Shared<M> {
             tokio::select! {
                 Ok(permit) = outbound.reserve(), if next.is_some() && !leaving => {
                     if let Some((id, frame)) = next.take() {
-                        permit.send(wrap(id, frame));
+                        permit.send(Box::new(wrap(id, frame)));
                     }
                 }
                 item = inbound.next(), if can_receive => match item {

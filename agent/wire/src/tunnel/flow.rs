@@ -11,9 +11,9 @@ use super::{CHUNK, INITIAL_WINDOW, Outcome};
 const MAX_EMPTY_UNREAD: usize = 1024;
 /// Unread bytes of a call without flow control at which the tunnel stops being read.
 const UNCONTROLLED_BACKLOG: usize = INITIAL_WINDOW as usize;
-/// Window is given back in steps of at least this, to save frames. Below the whole window, so that the
-/// sender never waits for a step that cannot come.
-const CREDIT_STEP: u32 = INITIAL_WINDOW / 4;
+/// Window is given back in steps of at least this part of it, to save frames. Below the whole window, so that
+/// the sender never waits for a step that cannot come.
+const CREDIT_PART: u32 = 4;
 
 /// Messages on their way in.
 #[derive(Debug)]
@@ -25,14 +25,18 @@ pub(super) struct Inbox {
     unread_bytes: usize,
     /// Bytes taken off the window and not given back yet.
     owed: u32,
+    /// What is owed at least before it is given back.
+    credit_step: u32,
     max_message: usize,
     ended: bool,
 }
 
 impl Inbox {
-    pub(super) fn new(flow_control: bool, max_message: usize) -> Self {
+    /// With this window, or without flow control.
+    pub(super) fn new(window: Option<u32>, max_message: usize) -> Self {
         Self {
-            window: flow_control.then_some(INITIAL_WINDOW),
+            window,
+            credit_step: window.unwrap_or_default() / CREDIT_PART,
             partial: None,
             unread: VecDeque::new(),
             unread_bytes: 0,
@@ -61,8 +65,12 @@ impl Inbox {
         match data.len() {
             length if length > size => return Err(broken("more data than the message has")),
             length if length == size => self.push(data)?,
-            // No allocation of `size` up front: only what was sent costs memory.
-            _ => self.partial = Some((size, BytesMut::from(&data[..]))),
+            _ => {
+                // No more than a chunk up front: only what was sent costs memory.
+                let mut partial = BytesMut::with_capacity(size.min(CHUNK).max(data.len()));
+                partial.extend_from_slice(&data);
+                self.partial = Some((size, partial));
+            }
         }
         Ok(())
     }
@@ -131,7 +139,7 @@ impl Inbox {
     /// Window to give back now. Only a reader that keeps up gets any.
     pub(super) fn credit(&mut self) -> Option<u32> {
         let window = self.window.as_mut()?;
-        if self.ended || !self.unread.is_empty() || self.owed < CREDIT_STEP {
+        if self.ended || !self.unread.is_empty() || self.owed < self.credit_step.max(1) {
             return None;
         }
         let credit = std::mem::take(&mut self.owed);

@@ -152,6 +152,11 @@ impl Frame {
     }
 }
 
+/// Bytes of all keys and values.
+pub(super) fn size_of(metadata: &Metadata) -> usize {
+    metadata.iter().map(|(key, value)| key.len() + value.len()).sum()
+}
+
 fn from_wire(wire: Option<WireMetadata>) -> Metadata {
     let mut metadata: Metadata = wire
         .unwrap_or_default()

@@ -22,9 +22,10 @@ use tower::{Service, ServiceExt};
 use super::callee::{Callee, Request};
 use super::driver::{CallEvent, LINK_QUEUE, Shared};
 use super::{
-    Frame, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, Limits, MAX_FRAME, Metadata, NEGOTIATE_HEADER,
-    NEGOTIATE_ON, Outcome, grpc,
+    Frame, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, Limits, Metadata, NEGOTIATE_HEADER, NEGOTIATE_ON, Outcome,
+    grpc,
 };
+use crate::grpctunnel::ServerToClient;
 use crate::grpctunnel::tunnel_service_client::TunnelServiceClient;
 
 /// How long a connection, and then the answer to the opening call, may take.
@@ -91,11 +92,14 @@ where
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: std::fmt::Display,
 {
-    let (outbound, frames) = mpsc::channel(LINK_QUEUE);
+    let (outbound, frames) = mpsc::channel::<Box<ServerToClient>>(LINK_QUEUE);
     metadata.insert(NEGOTIATE_HEADER, MetadataValue::from_static(NEGOTIATE_ON));
-    let request =
-        tonic::Request::from_parts(metadata, tonic::Extensions::default(), ReceiverStream::new(frames));
-    let mut client = TunnelServiceClient::new(channel).max_decoding_message_size(MAX_FRAME);
+    let request = tonic::Request::from_parts(
+        metadata,
+        tonic::Extensions::default(),
+        ReceiverStream::new(frames).map(|frame| *frame),
+    );
+    let mut client = TunnelServiceClient::new(channel).max_decoding_message_size(limits.max_frame());
     let response = tokio::time::timeout(OPEN_TIMEOUT, client.open_reverse_tunnel(request))
         .await
         .map_err(|_| ServeError::TimedOut)?

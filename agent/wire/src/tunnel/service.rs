@@ -15,7 +15,7 @@ use super::caller::Caller;
 use super::driver::{LINK_QUEUE, Shared};
 use super::frame::TUNNEL;
 use super::{
-    FINGERPRINT_HEADER, Frame, Limits, MACHINE_ID_HEADER, MAX_FRAME, NEGOTIATE_HEADER, NEGOTIATE_ON, Outcome,
+    FINGERPRINT_HEADER, Frame, Limits, MACHINE_ID_HEADER, NEGOTIATE_HEADER, NEGOTIATE_ON, Outcome,
     SETTINGS_TIMEOUT, TunnelChannel,
 };
 use crate::grpctunnel::tunnel_service_server::{TunnelService as Wire, TunnelServiceServer};
@@ -83,7 +83,8 @@ impl<H: TunnelHandler> TunnelService<H> {
 
     /// For `tonic::service::Routes::add_service`.
     pub fn into_server(self) -> TunnelServiceServer<Self> {
-        TunnelServiceServer::new(self).max_decoding_message_size(MAX_FRAME)
+        let max_frame = self.limits.max_frame();
+        TunnelServiceServer::new(self).max_decoding_message_size(max_frame)
     }
 }
 
@@ -129,7 +130,8 @@ impl<H: TunnelHandler> Wire for TunnelService<H> {
             request.into_inner(),
             outbound,
         ));
-        let mut response = Response::new(Box::pin(ReceiverStream::new(frames)) as Outbound);
+        let mut response =
+            Response::new(Box::pin(ReceiverStream::new(frames).map(|frame| *frame)) as Outbound);
         response.metadata_mut().insert(NEGOTIATE_HEADER, MetadataValue::from_static(NEGOTIATE_ON));
         Ok(response)
     }
@@ -151,7 +153,7 @@ async fn run<H: TunnelHandler>(
     shared: Arc<Shared<Caller>>,
     opened: Opened,
     inbound: Streaming<ServerToClient>,
-    outbound: mpsc::Sender<Result<ClientToServer, Status>>,
+    outbound: mpsc::Sender<Box<Result<ClientToServer, Status>>>,
 ) {
     let machine_id = opened.machine_id.clone();
     let channel = opened.channel.clone();
@@ -178,7 +180,7 @@ async fn run<H: TunnelHandler>(
         Err(status) => status,
     };
     // Nobody may be there to hear it.
-    let _ = outbound.send(Err(last)).await;
+    let _ = outbound.send(Box::new(Err(last))).await;
 }
 
 async fn admit<H: TunnelHandler>(handler: &H, shared: &Shared<Caller>, opened: Opened) -> Result<(), Status> {

@@ -10,7 +10,8 @@ use super::frame::{REVISION_ONE, REVISION_ZERO, TUNNEL};
 use super::*;
 use crate::grpctunnel::{ClientToServer, ServerToClient};
 
-const LIMITS: Limits = Limits { max_streams: 3, max_message: 256 << 10 };
+const LIMITS: Limits =
+    Limits { max_streams: 3, max_message: 256 << 10, max_metadata: 1 << 10, window: INITIAL_WINDOW };
 
 fn settings(revisions: &[i32]) -> Frame {
     Frame::Settings { revisions: revisions.to_vec(), window: INITIAL_WINDOW }
@@ -190,6 +191,36 @@ fn without_flow_control_a_full_inbox_stops_the_tunnel_from_being_read() {
     callee.recv(1);
     callee.recv(1);
     assert!(callee.can_receive());
+}
+
+#[test]
+fn headers_over_the_limit_end_the_call() {
+    let mut caller = ready_caller();
+    let id = caller.open("/a.B/C", vec![]).unwrap();
+    let long = vec![("k".to_owned(), "v".repeat(LIMITS.max_metadata))];
+    caller.handle_frame(id, Frame::Headers(long.clone())).unwrap();
+    let Received::Over(outcome) = caller.recv(id) else { panic!("not over") };
+    assert_eq!(outcome.message, "headers of 1025 bytes are over the limit of 1024");
+
+    let mut callee = Callee::new(LIMITS, false);
+    let open = Frame::Open { method: "/a.B/C".into(), metadata: long, window: 1, revision: REVISION_ONE };
+    callee.handle_frame(1, open).unwrap();
+    let (1, Frame::Close(outcome)) = callee.poll_transmit().unwrap() else { panic!("no close") };
+    assert_eq!(outcome.code, tonic::Code::ResourceExhausted as i32);
+}
+
+#[test]
+fn a_small_window_is_announced_kept_and_given_back() {
+    let mut caller = Caller::new(Limits { window: 1_000, ..LIMITS }, true);
+    caller.handle_frame(TUNNEL, settings(&[REVISION_ONE])).unwrap();
+    let id = caller.open("/a.B/C", vec![]).unwrap();
+    assert!(matches!(caller.poll_transmit(), Some((_, Frame::Open { window: 1_000, .. }))));
+    caller.handle_frame(id, message(1_000)).unwrap();
+    assert!(matches!(caller.recv(id), Received::Message(_)));
+    assert_eq!(caller.poll_transmit(), Some((id, Frame::Window(1_000))));
+    caller.handle_frame(id, message(1_001)).unwrap();
+    let Received::Over(outcome) = caller.recv(id) else { panic!("not over") };
+    assert_eq!(outcome.message, "flow control window exceeded");
 }
 
 #[test]

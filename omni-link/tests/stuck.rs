@@ -1,0 +1,173 @@
+//! A thousand tunnels that are all stuck within an answer: what the appliance's memory grows by.
+//!
+//! The machines run in a process of their own, so that only the appliance's end is measured.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(clippy::print_stdout, reason = "the figure is what the test is for")]
+
+#[path = "support/faulty.rs"]
+mod faulty;
+#[path = "support/site.rs"]
+mod site;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use agent_wire::grpctunnel::tunnel_service_client::TunnelServiceClient;
+use agent_wire::management::agent_service_client::AgentServiceClient;
+use agent_wire::management::{HelloRequest, WipeDisksRequest};
+use agent_wire::tunnel::frame::TUNNEL;
+use agent_wire::tunnel::{
+    Frame, Limits, MACHINE_ID_HEADER, NEGOTIATE_HEADER, Opened, Outcome, TunnelChannel, TunnelHandler,
+    TunnelService, connect,
+};
+use omni_link::tunnels::Tunnels;
+use omni_link::view::{View, ViewOptions};
+use site::Site;
+use tokio::net::TcpListener;
+use tokio::sync::{Mutex, mpsc};
+use tokio::task::JoinSet;
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Status};
+
+const TUNNELS: u32 = 1_000;
+/// What the issue allows.
+const GROWTH_MAX_KIB: u64 = 64 << 10;
+/// Calls of a tunnel that never end: a machine is asked one thing at a time, and for a sign of life.
+const STUCK_CALLS: usize = 1;
+/// Where the other process finds the appliance.
+const DIAL: &str = "STUCK_TUNNELS_DIAL";
+/// An emulated thousand on two cores.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+fn resident_kib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_ascii_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+/// Lets machines in as the appliance does, and calls each: once in vain, then for a sign of life.
+struct Handler {
+    tunnels: Arc<Tunnels>,
+    stuck: Mutex<JoinSet<()>>,
+    answered: mpsc::UnboundedSender<()>,
+    failed: AtomicU32,
+}
+
+#[tonic::async_trait]
+impl TunnelHandler for Handler {
+    async fn open(&self, opened: Opened) -> Result<(), Status> {
+        let channel = opened.channel.clone();
+        self.tunnels.open(opened).await?;
+        let mut stuck = self.stuck.lock().await;
+        let mut client = AgentServiceClient::new(channel.clone());
+        stuck.spawn(async move {
+            let _ = client.wipe_disks(WipeDisksRequest::default()).await;
+        });
+        let answered = self.answered.clone();
+        tokio::spawn(async move {
+            AgentServiceClient::new(channel).hello(HelloRequest {}).await.unwrap();
+            answered.send(()).unwrap();
+        });
+        Ok(())
+    }
+
+    async fn closed(&self, machine_id: &str, channel: &TunnelChannel, reason: &str) {
+        self.failed.fetch_add(1, Ordering::SeqCst);
+        self.tunnels.closed(machine_id, channel, reason).await;
+    }
+}
+
+/// One machine: an almost whole answer to each call but the sign of life, which follows them.
+async fn machine(address: SocketAddr, number: u32) {
+    let channel = connect(format!("http://{address}").parse().unwrap()).await.unwrap();
+    let (sender, receiver) = mpsc::channel(4);
+    let mut request = Request::new(ReceiverStream::new(receiver));
+    let id = format!("00000000-0000-0000-0000-{number:012}");
+    request.metadata_mut().insert(MACHINE_ID_HEADER, id.parse().unwrap());
+    request.metadata_mut().insert(NEGOTIATE_HEADER, "on".parse().unwrap());
+    let response = TunnelServiceClient::new(channel).open_reverse_tunnel(request).await.unwrap();
+    let mut inbound = response.into_inner();
+    let say = |id, frame: Frame| sender.send(frame.into_callee(id));
+    say(TUNNEL, Frame::Settings { revisions: vec![0, 1], window: 65_536 }).await.unwrap();
+    let (mut stuck, mut hello) = (0, None);
+    while stuck < STUCK_CALLS || hello.is_none() {
+        let (id, frame) = Frame::from_caller(inbound.next().await.unwrap().unwrap());
+        let Frame::Open { method, .. } = frame else { continue };
+        if method.ends_with("/Hello") {
+            hello = Some(id);
+            continue;
+        }
+        let size = Limits::APPLIANCE.max_message;
+        let half = vec![stuck as u8; size / 2];
+        let headers = vec![("k".to_owned(), "v".repeat(Limits::APPLIANCE.max_metadata - 1))];
+        say(id, Frame::Headers(headers)).await.unwrap();
+        let first = Frame::Message { size: size as u32, data: half.clone().into() };
+        say(id, first).await.unwrap();
+        say(id, Frame::More(half[1..].to_vec().into())).await.unwrap();
+        stuck += 1;
+    }
+    let hello = hello.unwrap();
+    say(hello, Frame::Message { size: 0, data: Default::default() }).await.unwrap();
+    say(hello, Frame::Close(Outcome::default())).await.unwrap();
+    // Neither reads nor writes any more, and stays.
+    std::future::pending().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "the other process of the test below"]
+async fn machines() {
+    let Ok(address) = std::env::var(DIAL) else { return };
+    let address: SocketAddr = address.parse().unwrap();
+    let mut machines = JoinSet::new();
+    for number in 0..TUNNELS {
+        machines.spawn(machine(address, number));
+    }
+    // Until this process is killed.
+    machines.join_next().await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_stuck_tunnels_cost_less_than_64_mib() {
+    let site = Site::new().await;
+    let observer: omni_link::Observer = Arc::new(|_, _| {});
+    let options = ViewOptions { disk: Arc::clone(&site.disk), origin: "omni".into(), grace: site.grace };
+    let view = View::open("bare-metal", observer.clone(), options).unwrap();
+    let (answered, mut signs) = mpsc::unbounded_channel();
+    let handler = Arc::new(Handler {
+        tunnels: Tunnels::new(view, observer),
+        stuck: Mutex::default(),
+        answered,
+        failed: AtomicU32::new(0),
+    });
+    let service = TunnelService::new(Arc::clone(&handler)).into_server();
+    let router = tonic::service::Routes::new(service).into_axum_router();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let router = router.into_make_service_with_connect_info::<SocketAddr>();
+    tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+
+    let before = resident_kib();
+    let mut other = tokio::process::Command::new(std::env::current_exe().unwrap());
+    other.args(["machines", "--exact", "--ignored"]).env(DIAL, address.to_string()).kill_on_drop(true);
+    let mut other = other.stdout(std::process::Stdio::null()).spawn().unwrap();
+    let all = async {
+        for _ in 0..TUNNELS {
+            signs.recv().await.unwrap();
+        }
+    };
+    tokio::select! {
+        () = all => {}
+        status = other.wait() => panic!("the machines ended: {status:?}"),
+        () = tokio::time::sleep(PATIENCE) => panic!("takes too long"),
+    }
+    let growth = resident_kib() - before;
+    println!("{TUNNELS} stuck tunnels: {} MiB, {} KiB each", growth >> 10, growth / u64::from(TUNNELS));
+    assert_eq!(handler.failed.load(Ordering::SeqCst), 0, "all of them are open");
+    assert!(growth > u64::from(TUNNELS) * 8, "{growth} KiB: nothing is stuck");
+    assert!(growth <= GROWTH_MAX_KIB, "{growth} KiB");
+    other.kill().await.unwrap();
+}
