@@ -4,6 +4,7 @@
 //! * [`run`]: builds the parts top-down and runs them until the first one ends.
 //! * [`policy`]: what a machine that asks gets: a script, its configuration, or a refusal with its reason.
 //! * [`recorder`]: the boot journal on disk.
+//! * [`sys`]: the allocator's settings.
 //! * [`operator`]: the operator API on a unix socket; [`cli`] is its client.
 
 mod cli;
@@ -13,6 +14,7 @@ mod operator;
 mod policy;
 mod recorder;
 mod run;
+mod sys;
 
 use std::process::ExitCode;
 
