@@ -5,10 +5,11 @@ use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::TimeVal;
@@ -58,7 +59,7 @@ impl Limit {
     pub fn run(&self) -> Result<()> {
         match self {
             Self::Echo { listen } => echo(*listen),
-            Self::Sendfile { listen, file } => sendfile(*listen, file),
+            Self::Sendfile { listen, file } => serve_file(*listen, file),
             Self::Windows { to, window, seconds } => {
                 println!("{:.4}", windows(*to, *window, Duration::from_secs_f64(*seconds))?);
                 Ok(())
@@ -77,27 +78,55 @@ fn echo(listen: SocketAddrV4) -> Result<()> {
     }
 }
 
-fn sendfile(listen: SocketAddrV4, path: &PathBuf) -> Result<()> {
+/// One thread and one loop: each connection has its turn for what its socket takes.
+fn serve_file(listen: SocketAddrV4, path: &PathBuf) -> Result<()> {
     let listener = TcpListener::bind(listen).with_context(|| format!("cannot bind tcp {listen}"))?;
+    let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    let length = file.metadata()?.len();
+    let mut downloads: Vec<(TcpStream, u64)> = Vec::new();
     loop {
-        let (stream, _) = listener.accept()?;
-        let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-        // Ends with its connection.
-        thread::spawn(move || send_file(stream, file));
+        let mut waits = vec![PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
+        waits.extend(downloads.iter().map(|(stream, _)| PollFd::new(stream.as_fd(), PollFlags::POLLOUT)));
+        poll(&mut waits, PollTimeout::NONE)?;
+        let ready: Vec<bool> = waits.iter().map(|wait| wait.any().unwrap_or_default()).collect();
+        let mut turns = ready[1..].iter();
+        downloads.retain_mut(|(stream, sent)| {
+            turns.next() != Some(&true)
+                || send_some(stream, &file, sent, length).is_ok_and(|()| *sent < length)
+        });
+        if ready[0] {
+            let (mut stream, _) = listener.accept()?;
+            // Who says nothing, or breaks off, holds up a measurement and nobody else.
+            if read_head(&mut stream).is_ok() {
+                let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n");
+                let _ = stream.write_all(head.as_bytes());
+                stream.set_nonblocking(true)?;
+                downloads.push((stream, 0));
+            }
+        }
     }
 }
 
-/// `io::copy` from a file to a socket is a loop of sendfile.
-fn send_file(mut stream: TcpStream, mut file: File) -> io::Result<()> {
+fn send_some(stream: &TcpStream, file: &File, sent: &mut u64, length: u64) -> nix::Result<()> {
+    let mut at = i64::try_from(*sent).map_err(|_| Errno::EOVERFLOW)?;
+    let rest = usize::try_from(length - *sent).map_err(|_| Errno::EOVERFLOW)?;
+    match nix::sys::sendfile::sendfile(stream, file, Some(&mut at), rest) {
+        Ok(bytes) => {
+            *sent += bytes as u64;
+            Ok(())
+        }
+        Err(Errno::EAGAIN) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+fn read_head(stream: &mut TcpStream) -> io::Result<()> {
     let mut head = Vec::new();
     let mut byte = [0];
     while !head.ends_with(b"\r\n\r\n") && head.len() < HEAD_MAX {
         stream.read_exact(&mut byte)?;
         head.push(byte[0]);
     }
-    let length = file.metadata()?.len();
-    stream.write_all(format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n").as_bytes())?;
-    io::copy(&mut file, &mut stream)?;
     Ok(())
 }
 

@@ -60,7 +60,7 @@ enum Load {
 }
 
 fn main() -> ExitCode {
-    // Thousands of clients are thousands of sockets.
+    // Thousands of clients are thousands of sockets; servers that are started inherit it.
     if let Ok((_, most)) = getrlimit(Resource::RLIMIT_NOFILE) {
         let _ = setrlimit(Resource::RLIMIT_NOFILE, most, most);
     }

@@ -170,7 +170,7 @@ impl Boot {
 
 impl Shared {
     fn address(&self, number: u32) -> Ipv4Addr {
-        Ipv4Addr::from(u32::from(self.load.address) + number % self.load.addresses.max(1))
+        tftp::nth(self.load.address, number as usize, self.load.addresses)
     }
 
     async fn boot(&self, number: u32, boot: &mut Boot) -> Result<()> {

@@ -41,6 +41,12 @@ pub struct Load {
     /// Window to ask for; 0 asks for none
     #[arg(long, default_value_t = 0)]
     pub windowsize: u16,
+    /// The clients' first address [default: the host's]
+    #[arg(long)]
+    pub address: Option<Ipv4Addr>,
+    /// How many addresses from there on the clients share
+    #[arg(long, default_value_t = 1)]
+    pub addresses: u32,
     /// Clients at once
     #[arg(long, default_value_t = 1)]
     pub clients: usize,
@@ -97,9 +103,10 @@ impl Load {
                     timeout: self.client_timeout_ms.map(Duration::from_millis),
                 };
                 let (load, began) = (self.clone(), started);
-                tokio::task::spawn_local(tokio::time::timeout_at(end, async move {
-                    load.client(link, began).await
-                }))
+                let from =
+                    self.address.map_or(Ipv4Addr::UNSPECIFIED, |first| nth(first, number, self.addresses));
+                let client = async move { load.client(from, link, began).await };
+                tokio::task::spawn_local(tokio::time::timeout_at(end, client))
             })
             .collect();
         for client in clients {
@@ -126,7 +133,7 @@ impl Load {
         Ok(report)
     }
 
-    async fn client(self, mut link: Link, started: Instant) -> Vec<Result<Transfer>> {
+    async fn client(self, from: Ipv4Addr, mut link: Link, started: Instant) -> Vec<Result<Transfer>> {
         let mut transfers = Vec::new();
         for _ in 0..self.repeat {
             let wanted = Wanted {
@@ -135,10 +142,16 @@ impl Load {
                 options: self.options(),
                 max_bytes: FILE_MAX,
             };
-            transfers.push(read(wanted, Ipv4Addr::UNSPECIFIED, &mut link, started).await);
+            transfers.push(read(wanted, from, &mut link, started).await);
         }
         transfers
     }
+}
+
+/// The address of a client when several share some.
+pub(crate) fn nth(first: Ipv4Addr, number: usize, addresses: u32) -> Ipv4Addr {
+    let number = u32::try_from(number).unwrap_or_default() % addresses.max(1);
+    Ipv4Addr::from(u32::from(first).wrapping_add(number))
 }
 
 /// One file that arrived.
@@ -187,6 +200,8 @@ pub(crate) async fn read(
     epoch: Instant,
 ) -> Result<Transfer> {
     let socket = Arc::new(UdpSocket::bind((from, 0)).await.context("cannot bind a client's port")?);
+    // A new socket counts as full until the runtime has looked.
+    socket.writable().await?;
     let now = || Time::from_micros(u64::try_from(epoch.elapsed().as_micros()).unwrap_or(u64::MAX));
     let began = Instant::now();
     let mut client = Client::new(now(), wanted);

@@ -48,11 +48,11 @@ impl Bed {
 
     /// Gives the client the addresses of a storm's machines.
     pub(super) fn add_machines(&self) -> Result<()> {
-        for number in 0..u32::from(ADDRESSES) {
-            let address = Ipv4Addr::from(u32::from(MACHINES) + number);
-            ip(&["-n", &self.client(), "addr", "add", &format!("{address}/16"), "dev", INTERFACE])?;
-        }
-        Ok(())
+        let lines: String = (0..u32::from(ADDRESSES))
+            .map(|number| Ipv4Addr::from(u32::from(MACHINES) + number))
+            .map(|address| format!("addr add {address}/16 dev {INTERFACE}\n"))
+            .collect();
+        feed(inside(&self.client(), None, "ip").args(["-batch", "-"]), &lines)
     }
 
     /// Drops so many of a thousand packets that come to the client from a port. Packets are single ones then: a
@@ -65,14 +65,7 @@ impl Bed {
             "flush ruleset\ntable ip loss {{ chain in {{ type filter hook input priority 0; \
              tcp sport {port} numgen random mod 1000 < {of_a_thousand} drop; }}; }}\n"
         );
-        let mut nft = inside(&self.client(), None, "nft");
-        nft.args(["-f", "-"]).stdin(Stdio::piped());
-        let mut child = nft.spawn().context("cannot run nft (package nftables)")?;
-        std::io::Write::write_all(&mut child.stdin.take().context("nft takes no rules")?, rules.as_bytes())?;
-        if !child.wait()?.success() {
-            bail!("nft refuses the rule that loses packets");
-        }
-        Ok(())
+        feed(inside(&self.client(), None, "nft").args(["-f", "-"]), &rules).context("nft (package nftables)")
     }
 
     pub(super) fn server(&self) -> String {
@@ -119,6 +112,16 @@ pub(super) fn sweep() {
             let _ = ip(&["netns", "del", name]);
         }
     }
+}
+
+/// Runs a command on a text.
+fn feed(command: &mut Command, text: &str) -> Result<()> {
+    let mut child = command.stdin(Stdio::piped()).spawn()?;
+    std::io::Write::write_all(&mut child.stdin.take().context("there is no way in")?, text.as_bytes())?;
+    if !child.wait()?.success() {
+        bail!("it refuses {text:?}");
+    }
+    Ok(())
 }
 
 fn ip(arguments: &[&str]) -> Result<()> {

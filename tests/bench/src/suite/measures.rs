@@ -202,10 +202,12 @@ impl Measure {
                 ))
             }
             Load::Tftp { file, window, clients, repeat } => words(&format!(
-                "tftp --server {SERVER}:69 --file {file} --windowsize {window} --clients {clients} --repeat {repeat} --client-timeout-ms 3000 --limit 30"
+                "tftp --server {SERVER}:69 --file {file} --windowsize {window} --clients {clients} --repeat {repeat} --client-timeout-ms 3000 --limit 20 {}",
+                machines()
             )),
             Load::Lossy { window } => words(&format!(
-                "tftp --server {SERVER}:69 --file {SMALL} --windowsize {window} --clients 20 --loss 1 --delay-us 1000 --client-timeout-ms 1000 --limit 30 --seed {run}"
+                "tftp --server {SERVER}:69 --file {SMALL} --windowsize {window} --clients 20 --loss 1 --delay-us 1000 --client-timeout-ms 1000 --limit 30 --seed {run} {}",
+                machines()
             )),
             Load::File { clients } => words(&format!(
                 "http --server {SERVER}:{} --path /assets/{BODY} --clients {clients}",

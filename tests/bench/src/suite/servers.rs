@@ -21,8 +21,6 @@ const START_LIMIT: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(50);
 /// Starts of which the median is told.
 const STARTS: u32 = 7;
-/// Room for the files of a thousand sessions.
-const OPEN_FILES: u32 = 65_536;
 
 /// Who is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -232,11 +230,7 @@ pub(super) fn command(
     let namespace = bed.server();
     let own = files.own(&format!("{}-{}", name.word(), kind.word()))?;
     let program = |path: &Option<PathBuf>| path.clone().context("the peer is not there");
-    let start = |program: PathBuf| {
-        let mut command = inside(&namespace, Some(SERVER_CPU), "prlimit");
-        command.arg(format!("--nofile={OPEN_FILES}")).arg(program);
-        command
-    };
+    let start = |program: PathBuf| inside(&namespace, Some(SERVER_CPU), program);
     let ourselves = || std::env::current_exe().context("cannot find our own binary");
     let mut command;
     match name {
@@ -312,7 +306,7 @@ pub(super) fn start(
     peers: &Peers,
     suite: &Suite,
 ) -> Result<Running> {
-    if kind == Kind::Storm {
+    if matches!(kind, Kind::Storm | Kind::Tftp | Kind::Loss) {
         bed.add_machines()?;
     }
     let mut command = command(name, kind, &bed, files, peers, suite)?;
