@@ -1,250 +1,417 @@
-//! `ProxyDHCP` on raw frames: no conflict with a DHCP server on the same host, and answers to clients that
-//! have no address.
+//! DHCP on raw frames: no conflict with a DHCP server on the same host, answers to clients that have no address,
+//! and every VLAN of a trunk by one socket. Each network, untagged or a VLAN, has a
+//! [`Responder`](netboot::dhcp::Responder) of its own, which decides everything.
 //!
-//! Tagged VLANs are not served: a frame with a tag is left alone, the interface of the VLAN has its own
-//! socket.
-//!
-//! Port 4011 is answered with raw frames too. Nothing of the kernel listens there, so it would tell the
-//! client "port unreachable" beside our answer. [`bind`] therefore also binds a kernel socket to 4011 that
-//! drops whatever arrives; when that port is taken by another program, that program does the same for us.
-//! Port 67 needs none: DISCOVER is a broadcast, for which the kernel sends no such message.
+//! Unicast to ports 4011 and 67 (boot servers, renewals, answers to us as a relay) is answered with raw frames
+//! too. Nothing of the kernel listens there, so it would tell the client "port unreachable" beside our answer.
+//! [`bind`] therefore also binds a kernel socket that drops whatever arrives. When port 4011 is taken by another
+//! program, that program does the same for us; when port 67 is taken in mode `server`, that is another DHCP
+//! server, and two would quarrel.
 
 mod filter;
-mod frame;
+pub mod frame;
+mod lease_log;
+mod tell;
 
-use std::collections::BTreeSet;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, UdpSocket};
-use std::os::fd::AsFd;
+use std::net::{Ipv4Addr, UdpSocket};
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::PathBuf;
+use std::time::Duration;
 
-use netboot::Mac;
-use netboot::dhcp::request::MessageType;
-use netboot::dhcp::{IgnoreReason, Outcome, Proxy, Reply, Seen};
-use netboot::journal::{Event, Sink, Step};
-use nix::ifaddrs::getifaddrs;
-use nix::net::if_::if_nametoindex;
-use nix::sys::socket::{setsockopt, sockopt};
+use netboot::dhcp::server::{Lease, ServerConfig};
+use netboot::dhcp::{self, Event, Packet, Port, ProxyConfig, Responder, ResponderConfig, Transmit};
+use netboot::firmware::BinarySet;
+use netboot::journal::Sink;
+use netboot::{Mac, Subnet, Time};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrIn, bind as bind_socket, setsockopt, socket, sockopt,
+};
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
-use self::frame::Incoming;
-use crate::clock::unix_ms;
-use crate::sys::{FrameKind, PacketSocket, attach_filter};
+use self::frame::{Carried, Incoming};
+use self::lease_log::LeaseLog;
+use self::tell::Teller;
+use crate::clock::{Clock, unix_ms};
+use crate::frames::{FrameError, FrameSocket, Frames, Inbox, Outbox, Settings, VlanId};
+use crate::sys::attach_filter;
 
-/// Room for one frame: DHCP messages of clients fit an Ethernet MTU; longer ones are cut and do not parse.
+/// Room for one frame: DHCP messages of clients fit an Ethernet MTU.
 const FRAME: usize = 2048;
-/// Frames taken before other tasks have their turn.
+/// Frames taken at once.
 const BATCH: usize = 64;
-/// The kernel's queue of frames not yet read: a thousand machines that are switched on at once (a short frame
-/// takes about 1 KiB of it).
-const RECEIVE_BUFFER: usize = 1 << 20;
 /// Pause after an error of the socket that is not over by itself (the interface went down).
-const ERROR_PAUSE: std::time::Duration = std::time::Duration::from_millis(200);
-/// Machines known to boot from the network, whose later requests for an address are told to the journal. As
-/// many as the journal itself correlates.
-const KNOWN_MAX: usize = netboot::journal::CORRELATED_MAX;
+const ERROR_PAUSE: Duration = Duration::from_millis(200);
 
 /// Why DHCP cannot be answered.
 #[derive(Debug, Error)]
 pub enum DhcpError {
-    /// There is no such interface, or it is no Ethernet interface.
-    #[error("no Ethernet interface {0:?}")]
-    NoInterface(String),
-    /// The packet socket cannot be opened; it needs `CAP_NET_RAW`.
-    #[error("cannot open a packet socket on {interface}")]
-    Open {
+    /// The interface's frames cannot be had.
+    #[error(transparent)]
+    Frames(#[from] FrameError),
+    /// The leases cannot be read.
+    #[error("cannot open the lease file {path}")]
+    Leases {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Another program has UDP port 67, in mode `server`.
+    #[error(
+        "cannot take UDP port 67 on {interface}: another DHCP server runs on this host; stop it, or use proxy or merge"
+    )]
+    PortTaken {
         /// Which interface.
         interface: String,
         /// Why.
         #[source]
         source: io::Error,
     },
+    /// Another server answers, in mode `server`.
+    #[error(
+        "another DHCP server ({server}) answers on {interface}; use proxy or merge beside it, or switch it off"
+    )]
+    OtherServer {
+        /// Which interface.
+        interface: String,
+        /// Its address.
+        server: Ipv4Addr,
+    },
     /// The runtime does not take the socket.
     #[error("cannot use the packet socket")]
     Socket(#[source] io::Error),
 }
 
-/// A socket that sees the DHCP questions of one interface.
+/// How a network is served.
+#[derive(Clone, Debug)]
+pub enum Mode {
+    /// Boot files beside the site's DHCP server.
+    Proxy,
+    /// One whole answer, made of the site's.
+    Merge,
+    /// Addresses and boot files.
+    Server {
+        /// What is given.
+        config: Box<ServerConfig>,
+        /// Where it is written down.
+        lease_file: PathBuf,
+    },
+}
+
+/// A network of an interface.
+#[derive(Clone, Debug)]
+pub struct Network {
+    /// Which VLAN; untagged when absent.
+    pub vlan: Option<VlanId>,
+    /// This host's address in it, of TFTP and HTTP as well.
+    pub address: Ipv4Addr,
+    /// The port of HTTP.
+    pub http_port: u16,
+    /// The networks that its hosts have addresses of; all are believed when empty.
+    pub subnets: Vec<Subnet>,
+    /// How it is served.
+    pub mode: Mode,
+}
+
+/// A socket that sees the DHCP questions of one interface, and the networks that it is for.
 #[derive(Debug)]
 pub struct DhcpSocket {
-    socket: PacketSocket,
-    interface: String,
+    socket: FrameSocket,
     mac: Mac,
-    /// Keeps "port unreachable" away; never read.
-    _silencer: Option<UdpSocket>,
+    networks: Vec<(Network, Option<LeaseLog>, Vec<Lease>)>,
+    /// Keep "port unreachable" away; never read.
+    _silencers: Vec<UdpSocket>,
 }
 
 impl DhcpSocket {
-    /// The interface's own address, from which answers come.
+    /// The interface.
+    #[must_use]
+    pub fn interface(&self) -> &str {
+        self.socket.interface()
+    }
+
+    /// The address of the station that answers.
     #[must_use]
     pub fn mac(&self) -> Mac {
         self.mac
     }
 }
 
-/// Opens the socket of an interface.
+/// Opens the socket of an interface, and the lease files of its networks. Answers come from the interface's own
+/// station, or from `mac` when the networks are those of a raw stack.
 ///
 /// # Errors
-/// When there is no such Ethernet interface, or the process may not open packet sockets.
-pub fn bind(interface: &str) -> Result<DhcpSocket, DhcpError> {
-    let none = || DhcpError::NoInterface(interface.to_owned());
-    let index = if_nametoindex(interface).map_err(|_| none())?;
-    let mac = interface_mac(interface).ok_or_else(none)?;
-    let socket = PacketSocket::open(index, &filter::DHCP_QUESTIONS)
-        .map_err(|source| DhcpError::Open { interface: interface.to_owned(), source })?;
-    // The forced size needs CAP_NET_ADMIN; the other is cut to net.core.rmem_max. Neither is fatal.
-    if setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER).is_err() {
-        let _ = setsockopt(&socket, sockopt::RcvBuf, &RECEIVE_BUFFER);
+/// When there is no such Ethernet interface, the process may not open packet sockets, a lease file cannot be used,
+/// or another program of this host is a DHCP server and a network is to be served in mode `server`.
+pub fn bind(interface: &str, mac: Option<Mac>, networks: Vec<Network>) -> Result<DhcpSocket, DhcpError> {
+    let serves = networks.iter().any(|network| matches!(network.mode, Mode::Server { .. }));
+    let merges = networks.iter().any(|network| matches!(network.mode, Mode::Merge));
+    let filter = match (serves, merges) {
+        (true, _) => &filter::WITH_ARP[..],
+        (false, true) => &filter::QUESTIONS_AND_ANSWERS[..],
+        (false, false) => &filter::QUESTIONS[..],
+    };
+    let socket = FrameSocket::open(interface, &Settings { extra_mac: mac, ..Settings::new(filter) })?;
+    let mut silencers = Vec::new();
+    // A station of its own has no kernel behind it that could refuse anything.
+    if mac.is_none() {
+        match silence(interface, 4011) {
+            Ok(silencer) => silencers.push(silencer),
+            Err(error) => tracing::debug!(%error, interface, "port 4011 is not silenced"),
+        }
+        if serves || merges {
+            match silence(interface, 67) {
+                Ok(silencer) => silencers.push(silencer),
+                Err(source) if serves => {
+                    return Err(DhcpError::PortTaken { interface: interface.to_owned(), source });
+                }
+                Err(error) => tracing::debug!(%error, interface, "port 67 is not silenced"),
+            }
+        }
     }
-    let silencer = silence_port_4011(interface)
-        .inspect_err(|error| tracing::debug!(%error, interface, "port 4011 is not silenced"))
-        .ok();
-    Ok(DhcpSocket { socket, interface: interface.to_owned(), mac, _silencer: silencer })
+    let networks = networks.into_iter().map(|network| {
+        let (log, leases) = match &network.mode {
+            Mode::Server { lease_file, .. } => {
+                let opened = LeaseLog::open(lease_file);
+                let failed = |source| DhcpError::Leases { path: lease_file.clone(), source };
+                opened.map_err(failed).map(|(log, leases)| (Some(log), leases))?
+            }
+            Mode::Proxy | Mode::Merge => (None, Vec::new()),
+        };
+        Ok((network, log, leases))
+    });
+    let networks = networks.collect::<Result<Vec<_>, DhcpError>>()?;
+    let mac = mac.unwrap_or(socket.mac());
+    Ok(DhcpSocket { socket, mac, networks, _silencers: silencers })
 }
 
-fn interface_mac(interface: &str) -> Option<Mac> {
-    let mut addresses = getifaddrs().ok()?.filter(|address| address.interface_name == interface);
-    addresses
-        .find_map(|address| address.address?.as_link_addr()?.addr())
-        .map(Mac)
-        .filter(|mac| mac.is_unicast())
-}
-
-fn silence_port_4011(interface: &str) -> io::Result<UdpSocket> {
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 4011))?;
+/// A socket of this interface alone, so that other interfaces can have theirs.
+fn silence(interface: &str, port: u16) -> io::Result<UdpSocket> {
+    let kind = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = UdpSocket::from(socket(AddressFamily::Inet, SockType::Datagram, kind, None)?);
     setsockopt(&socket.as_fd(), sockopt::BindToDevice, &interface.into())?;
-    attach_filter(&socket, &filter::NOTHING)?;
+    attach_filter(&socket, &crate::frames::filter::NOTHING)?;
+    bind_socket(socket.as_raw_fd(), &SockaddrIn::new(0, 0, 0, 0, port))?;
     Ok(socket)
 }
 
-/// Answers until `shutdown`. Answers come from the address that the proxy advertises.
+/// Answers until `shutdown`.
 ///
 /// # Errors
-/// When the runtime does not take the socket.
-#[tracing::instrument(name = "dhcp", skip_all, fields(interface = socket.interface))]
+/// When the runtime does not take the socket, and when another server answers where addresses are to be given.
+#[tracing::instrument(name = "dhcp", skip_all, fields(interface = socket.interface()))]
 pub async fn run(
     socket: DhcpSocket,
-    proxy: Proxy,
+    binaries: BinarySet,
     sink: Sink,
     shutdown: CancellationToken,
 ) -> Result<(), DhcpError> {
-    let DhcpSocket { socket, mac, _silencer, .. } = socket;
-    let socket = socket.register().map_err(DhcpError::Socket)?;
-    let mut driver = Driver { proxy, mac, sink, known: BTreeSet::new() };
-    let mut buffer = [0; FRAME];
-    loop {
-        // Cancel-safe: both only wait; frames stay in the socket's queue.
-        let mut ready = tokio::select! {
-            () = shutdown.cancelled() => break,
-            ready = socket.readable() => ready.map_err(DhcpError::Socket)?,
-        };
-        for _ in 0..BATCH {
-            match ready.try_io(|socket| socket.get_ref().receive(&mut buffer)) {
-                Ok(Ok((length, FrameKind::Ours))) => {
-                    let Some(answer) = driver.handle(&buffer[..length]) else { continue };
-                    // A full queue of the interface: the client asks again.
-                    if let Err(error) = socket.get_ref().send(&answer) {
-                        tracing::debug!(%error, "cannot send an answer");
-                    }
-                }
-                Ok(Ok((_, FrameKind::Others))) => {}
-                Ok(Err(error)) => {
-                    tracing::warn!(%error, "cannot receive");
-                    tokio::time::sleep(ERROR_PAUSE).await;
-                    break;
-                }
-                Err(_would_block) => break,
+    let DhcpSocket { socket, mac, networks, _silencers } = socket;
+    let frames = socket.register().map_err(DhcpError::Socket)?;
+    let clock = Clock::start();
+    let mut driver = Driver::new(clock.now(), mac, networks, &binaries, sink);
+    let (mut inbox, mut outbox) = (Inbox::new(BATCH, FRAME), Outbox::new());
+    let mut more = true;
+    while !shutdown.is_cancelled() {
+        if !more {
+            let deadline = driver.poll_timeout().map(|time| clock.instant(time));
+            // Cancel-safe: all branches only wait; frames stay in the socket's queue.
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                ready = frames.readable() => ready.map_err(DhcpError::Socket)?,
+                () = wait_until(deadline) => {}
             }
         }
-        tokio::task::yield_now().await;
+        match inbox.receive(&frames) {
+            Ok(count) => more = count == BATCH,
+            Err(error) => {
+                tracing::warn!(%error, "cannot receive");
+                more = false;
+                tokio::time::sleep(ERROR_PAUSE).await;
+            }
+        }
+        let now = clock.now();
+        for frame in inbox.frames() {
+            driver.handle(now, frame.vlan, frame.bytes);
+        }
+        driver.handle_timeout(now);
+        if let Some(server) = driver.flush(&mut outbox).await {
+            send(&mut outbox, &frames);
+            return Err(DhcpError::OtherServer { interface: frames.interface().to_owned(), server });
+        }
+        send(&mut outbox, &frames);
+        // Other tasks of this thread have their turn even under a flood.
+        if more {
+            tokio::task::yield_now().await;
+        }
     }
-    tracing::info!(counters = ?driver.proxy.counters(), "DHCP ends");
+    driver.networks.iter().for_each(|network| {
+        let (counters, untold) = (network.responder.counters(), network.responder.untold());
+        tracing::info!(vlan = ?network.vlan, ?counters, untold, "DHCP ends");
+    });
     Ok(())
 }
 
-/// From frame to frame, without the socket.
+fn send(outbox: &mut Outbox, frames: &Frames) {
+    // A full queue of the interface: the client asks again.
+    if let Err(error) = outbox.send(frames) {
+        tracing::debug!(%error, "cannot send");
+    }
+}
+
+async fn wait_until(deadline: Option<tokio::time::Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// One network with its machine.
+struct Served {
+    vlan: Option<VlanId>,
+    address: Ipv4Addr,
+    responder: Responder,
+    log: Option<LeaseLog>,
+    /// It has something to say.
+    touched: bool,
+}
+
+/// From frames to frames, without the socket.
 struct Driver {
-    proxy: Proxy,
     mac: Mac,
-    sink: Sink,
-    known: BTreeSet<Mac>,
+    networks: Vec<Served>,
+    teller: Teller,
+    records: Vec<Lease>,
 }
 
 impl Driver {
-    /// The frame to send in answer to this one.
-    fn handle(&mut self, frame: &[u8]) -> Option<Vec<u8>> {
-        let Incoming { mac, source, port, payload } = frame::parse(frame)?;
-        if mac == self.mac {
-            return None;
-        }
-        match self.proxy.handle_packet(port, source, payload) {
-            Outcome::Reply(reply) => {
-                let from = self.proxy.config().server;
-                let answer = frame::reply(self.mac, from, mac, port, &reply);
-                self.tell_reply(reply);
-                Some(answer)
-            }
-            Outcome::Ignore { reason, seen } => {
-                if let Some(seen) = seen {
-                    self.tell_ignored(reason, &seen);
+    fn new(
+        now: Time,
+        mac: Mac,
+        networks: Vec<(Network, Option<LeaseLog>, Vec<Lease>)>,
+        binaries: &BinarySet,
+        sink: Sink,
+    ) -> Self {
+        let serve = |(network, log, leases): (Network, Option<LeaseLog>, Vec<Lease>)| {
+            let Network { vlan, address, http_port, subnets, mode } = network;
+            let mode = match mode {
+                Mode::Proxy => dhcp::Mode::Proxy,
+                Mode::Merge => dhcp::Mode::Merge,
+                Mode::Server { config, .. } => {
+                    dhcp::Mode::Server { config, leases, unix_now: unix_ms() / 1_000 }
                 }
-                None
-            }
-        }
-    }
-
-    fn tell_reply(&mut self, reply: Reply) {
-        let Reply { seen, offered, .. } = reply;
-        self.learn(seen.mac);
-        if seen.message_type == MessageType::Discover {
-            self.tell(&seen, Step::DhcpDiscover { firmware: offered.firmware });
-        }
-        self.tell(&seen, Step::DhcpOffer { file: offered.file, port: offered.port.number() });
-    }
-
-    /// Tells of machines that boot from the network only; what else asks on the segment is counted.
-    fn tell_ignored(&mut self, reason: IgnoreReason, seen: &Seen) {
-        let step = match reason {
-            IgnoreReason::BadUuid
-            | IgnoreReason::NoArchitecture
-            | IgnoreReason::NoBinary(_)
-            | IgnoreReason::BadAddress
-            | IgnoreReason::RelayInformation => {
-                self.learn(seen.mac);
-                if let (MessageType::Discover, Some(firmware)) = (seen.message_type, seen.firmware) {
-                    self.tell(seen, Step::DhcpDiscover { firmware });
-                }
-                Step::DhcpIgnored { reason: reason.to_string() }
-            }
-            // The question for an address, which the site's DHCP server answers: who has which is worth
-            // knowing, because everything after it comes from that address.
-            IgnoreReason::NotForBootServer | IgnoreReason::OtherServer | IgnoreReason::NotNetboot => {
-                let netboots = seen.firmware.is_some() || self.known.contains(&seen.mac);
-                let Some(wanted) = seen.requested_ip.filter(|_| netboots) else { return };
-                Step::AddressRequested { wanted: IpAddr::V4(wanted) }
-            }
-            IgnoreReason::Malformed(_)
-            | IgnoreReason::NotARequest
-            | IgnoreReason::NotEthernet
-            | IgnoreReason::NoMessageType => return,
-            // Of the other modes, which the responder has; this driver runs the proxy alone.
-            _ => return,
+            };
+            let boot = ProxyConfig { server: address, http_port, binaries: binaries.clone() };
+            let responder = Responder::new(now, ResponderConfig { boot, mac, subnets, mode, seed: chance() });
+            Served { vlan, address, responder, log, touched: true }
         };
-        self.tell(seen, step);
+        let networks = networks.into_iter().map(serve).collect();
+        Self { mac, networks, teller: Teller::new(sink), records: Vec::new() }
     }
 
-    fn learn(&mut self, mac: Mac) {
-        if self.known.len() >= KNOWN_MAX && !self.known.contains(&mac) {
-            // Forgetting only costs a correlation, and its machine comes back with its next DISCOVER.
-            self.known.clear();
+    fn handle(&mut self, now: Time, vlan: Option<VlanId>, bytes: &[u8]) {
+        let Some(network) = self.networks.iter_mut().find(|network| network.vlan == vlan) else { return };
+        let Some(Incoming { from, carried }) = frame::parse(bytes) else { return };
+        let to: Mac = bytes.first_chunk().map_or(self.mac, |to| Mac(*to));
+        if to.is_unicast() && to != self.mac {
+            // For another station: seen because the card shows more than it was asked for.
+            return;
         }
-        self.known.insert(mac);
+        let responder = &mut network.responder;
+        match carried {
+            Carried::Arp { address, mac } => responder.handle_arp(now, address, mac),
+            Carried::Udp { source, port: 67, payload } => {
+                responder.handle_packet(now, &Packet { port: Port::Server67, source, from, payload });
+            }
+            Carried::Udp { source, port: 4011, payload } => {
+                responder.handle_packet(now, &Packet { port: Port::Proxy4011, source, from, payload });
+            }
+            Carried::Udp { source, port: 68, payload } => {
+                responder.handle_answer(now, &Packet { port: Port::Server67, source, from, payload });
+            }
+            Carried::Udp { .. } => {}
+        }
+        network.touched = true;
     }
 
-    fn tell(&self, seen: &Seen, step: Step) {
-        let event = Event::new(unix_ms(), step).with_mac(seen.mac).with_uuid(seen.uuid);
-        (self.sink)(event.with_address(seen.requested_ip.map(IpAddr::V4)));
+    fn handle_timeout(&mut self, now: Time) {
+        for network in &mut self.networks {
+            if network.responder.poll_timeout().is_some_and(|deadline| deadline <= now) {
+                network.responder.handle_timeout(now);
+                network.touched = true;
+            }
+        }
     }
+
+    fn poll_timeout(&self) -> Option<Time> {
+        self.networks.iter().filter_map(|network| network.responder.poll_timeout()).min()
+    }
+
+    /// Writes down what has to be, then hands over what is to be sent, then tells. Gives the other server that was
+    /// found, if one was.
+    async fn flush(&mut self, outbox: &mut Outbox) -> Option<Ipv4Addr> {
+        let mut other = None;
+        for network in self.networks.iter_mut().filter(|network| network.touched) {
+            network.touched = false;
+            self.records.extend(std::iter::from_fn(|| network.responder.poll_record()));
+            if !self.records.is_empty() && !network.write(std::mem::take(&mut self.records)).await {
+                network.responder.handle_write_failure();
+            }
+            while let Some(transmit) = network.responder.poll_transmit() {
+                outbox.push_with(network.vlan, |out| match transmit {
+                    Transmit::Datagram(datagram) => {
+                        frame::write_datagram(out, self.mac, network.address, &datagram);
+                    }
+                    Transmit::ArpProbe(address) => frame::write_arp_probe(out, self.mac, address),
+                });
+            }
+            while let Some(event) = network.responder.poll_event() {
+                if let Event::OtherServer { server } = event {
+                    other = Some(server);
+                }
+                self.teller.tell(event);
+            }
+        }
+        other
+    }
+}
+
+impl Served {
+    /// Whether the leases are on disk now.
+    async fn write(&mut self, records: Vec<Lease>) -> bool {
+        let Some(mut log) = self.log.take() else { return false };
+        let live: Option<Vec<Lease>> = log.is_long().then(|| self.responder.leases().collect());
+        let wrote = tokio::task::spawn_blocking(move || {
+            let result = match live {
+                // It has the new ones already.
+                Some(live) => log.rewrite(&live),
+                None => log.append(&records),
+            };
+            (log, result)
+        });
+        match wrote.await {
+            Ok((log, result)) => {
+                self.log = Some(log);
+                if let Err(error) = &result {
+                    tracing::error!(%error, "cannot write leases down; none is given");
+                }
+                result.is_ok()
+            }
+            Err(error) => {
+                tracing::error!(%error, "the writer of leases is gone");
+                false
+            }
+        }
+    }
+}
+
+/// A number that nobody outside can guess: what the standard library seeds its maps with.
+fn chance() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(std::process::id())
 }
 
 #[cfg(test)]

@@ -355,6 +355,12 @@ impl Outbox {
         self.frames.push((vlan, start..self.bytes.len()));
     }
 
+    /// The frames that wait, each with its VLAN.
+    #[cfg(test)]
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = (Option<VlanId>, &[u8])> {
+        self.frames.iter().map(|(vlan, range)| (*vlan, &self.bytes[range.clone()]))
+    }
+
     /// Frames that wait.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -20,29 +20,13 @@ pub type Instruction = libc::sock_filter;
 /// `linux/if_packet.h`: frames that this host sends are not shown to the socket (Linux 4.20).
 const PACKET_IGNORE_OUTGOING: libc::c_int = 23;
 
-/// How a frame came to be seen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum FrameKind {
-    /// It is for this host, a group or everybody.
-    Ours,
-    /// It is from this host, or for another one.
-    Others,
-}
-
 /// A packet socket on one interface that shows whole Ethernet frames.
 #[derive(Debug)]
 pub(crate) struct PacketSocket(OwnedFd);
 
 impl PacketSocket {
-    /// Opens a non-blocking socket that sees the interface's IPv4 frames which pass the filter. Frames are
-    /// seen only once the filter stands.
-    pub(crate) fn open(interface: u32, filter: &[Instruction]) -> io::Result<Self> {
-        let socket = Self::new(filter)?;
-        socket.bind(interface, libc::ETH_P_IP as u16)?;
-        Ok(socket)
-    }
-
-    /// As [`PacketSocket::open`], for frames of every protocol, each with the VLAN tag that the kernel took off.
+    /// Opens a non-blocking socket that sees the interface's frames of every protocol which pass the filter, each
+    /// with the VLAN tag that the kernel took off. Frames are seen only once the filter stands.
     /// With `card_header` each frame has a `virtio_net_hdr` in front, both ways.
     pub(crate) fn open_tagged(interface: u32, filter: &[Instruction], card_header: bool) -> io::Result<Self> {
         let socket = Self::new(filter)?;
@@ -61,7 +45,7 @@ impl PacketSocket {
         // SAFETY: the descriptor is new and owned by nothing else.
         let socket = Self(unsafe { OwnedFd::from_raw_fd(fd) });
         attach_filter(&socket.0, filter)?;
-        // Old kernels do not know it; `receive` tells such frames apart as well.
+        // Old kernels do not know it; a batch tells such frames apart as well.
         let _ = set_option(&socket.0, libc::SOL_PACKET, PACKET_IGNORE_OUTGOING, &1_i32);
         Ok(socket)
     }
@@ -96,35 +80,6 @@ impl PacketSocket {
         // SAFETY: `as_raw_fd` names the same descriptor for the whole life of the value, which owns it.
         unsafe { AsyncFd::register_with_interest(self, Interest::READABLE | Interest::WRITABLE) }
             .map_err(io::Error::from)
-    }
-
-    /// Takes one frame from the queue; a longer one is cut.
-    pub(crate) fn receive(&self, buffer: &mut [u8]) -> io::Result<(usize, FrameKind)> {
-        // SAFETY: all zero is a valid sockaddr_ll.
-        let mut from: libc::sockaddr_ll = unsafe { zeroed() };
-        let mut from_length = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
-        // SAFETY: buffer and address are valid for writes of the lengths given, for the whole call.
-        let received = unsafe {
-            libc::recvfrom(
-                self.0.as_raw_fd(),
-                buffer.as_mut_ptr().cast(),
-                buffer.len(),
-                0,
-                (&raw mut from).cast(),
-                &raw mut from_length,
-            )
-        };
-        let length = usize::try_from(received).map_err(|_| io::Error::last_os_error())?;
-        let ours = [libc::PACKET_HOST, libc::PACKET_BROADCAST, libc::PACKET_MULTICAST];
-        let kind = if ours.contains(&from.sll_pkttype) { FrameKind::Ours } else { FrameKind::Others };
-        Ok((length, kind))
-    }
-
-    /// Sends one whole frame.
-    pub(crate) fn send(&self, frame: &[u8]) -> io::Result<()> {
-        // SAFETY: `frame` is valid for reads of its length for the whole call.
-        let sent = unsafe { libc::send(self.0.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
-        usize::try_from(sent).map(|_| ()).map_err(|_| io::Error::last_os_error())
     }
 }
 

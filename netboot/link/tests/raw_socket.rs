@@ -12,7 +12,6 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use netboot::dhcp::codec::{Message, Op, option};
-use netboot::dhcp::{Proxy, ProxyConfig};
 use netboot::journal::{Sink, Step};
 use netboot_link::dhcp;
 use nix::sched::{CloneFlags, unshare};
@@ -86,14 +85,20 @@ fn serve(
     linked.recv().expect("the test links the namespaces");
     ip("address add 192.0.2.1/24 dev srv");
     ip("link set srv up");
-    let socket = dhcp::bind("srv").expect("root may open packet sockets");
+    let network = dhcp::Network {
+        vlan: None,
+        address: SERVER,
+        http_port: 50042,
+        subnets: vec!["192.0.2.0/24".parse().expect("a network")],
+        mode: dhcp::Mode::Proxy,
+    };
+    let socket = dhcp::bind("srv", None, vec![network]).expect("root may open packet sockets");
     let binaries = ["snp.efi"].into_iter().collect();
-    let proxy = Proxy::new(ProxyConfig { server: SERVER, http_port: 50042, binaries });
     let sink: Sink = Arc::new(move |event| told.lock().unwrap().push(event.step));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         ready.send(0).expect("the test waits");
-        dhcp::run(socket, proxy, sink, shutdown).await.expect("the server runs");
+        dhcp::run(socket, binaries, sink, shutdown).await.expect("the server runs");
     });
 }
 
