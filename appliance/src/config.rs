@@ -2,8 +2,10 @@
 //! anything is opened or bound.
 
 mod check;
+mod dhcp;
 mod file;
 mod flags;
+mod interfaces;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,6 +16,7 @@ use std::time::Duration;
 use check::{Checker, line_of};
 use file::File;
 pub(crate) use flags::Overrides;
+pub(crate) use interfaces::{DhcpMode, Interface, Profile, Stack};
 use netboot::ipxe::{DiskMethod, KernelArgs};
 use netboot_assets::factory::FactoryConfig;
 use power::PxeMode;
@@ -78,6 +81,8 @@ pub(crate) struct Netboot {
     pub ipxe_dir: PathBuf,
     /// UDP port for TFTP.
     pub tftp_port: u16,
+    /// The networks that are served; when empty, the one that the keys above name.
+    pub interfaces: Vec<Interface>,
 }
 
 /// See [`file::Boot`].

@@ -1,7 +1,7 @@
 //! What a machine that asks gets. Every answer comes from memory: Omni is never asked while a machine waits.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -58,16 +58,38 @@ pub(crate) struct Images {
 /// See the module.
 pub(crate) struct Policy {
     settings: Settings,
-    images: Images,
+    images: Arc<Images>,
     view: Arc<View>,
-    vouchers: Mutex<Vouchers>,
+    vouchers: Arc<Mutex<Vouchers>>,
     started: Instant,
+    /// The appliance's address as the hub knows it, and the one that this network's machines reach it by.
+    hub_address: Option<(Ipv4Addr, Ipv4Addr)>,
 }
 
 impl Policy {
     /// Answers from `view`.
     pub(crate) fn new(settings: Settings, images: Images, view: Arc<View>) -> Self {
-        Self { settings, images, view, vouchers: Mutex::new(Vouchers::new()), started: Instant::now() }
+        Self {
+            settings,
+            images: Arc::new(images),
+            view,
+            vouchers: Arc::new(Mutex::new(Vouchers::new())),
+            started: Instant::now(),
+            hub_address: None,
+        }
+    }
+
+    /// The policy of a network, whose machines reach this appliance by an address of their own network. Who may have
+    /// the configuration is known to the policies of all networks alike.
+    pub(crate) fn for_network(&self, settings: Settings, main: Ipv4Addr, own: Ipv4Addr) -> Self {
+        Self {
+            settings,
+            images: Arc::clone(&self.images),
+            view: Arc::clone(&self.view),
+            vouchers: Arc::clone(&self.vouchers),
+            started: self.started,
+            hub_address: (main != own).then_some((main, own)),
+        }
     }
 
     /// Learns from an event on the boot path where a machine's address went: the system that it boots may
@@ -228,7 +250,11 @@ impl BootPolicy for Policy {
             Err(reason) => return Err(reason.into()),
         }
         let join = self.view.join_config();
-        let join = join.ok_or_else(|| Refusal::Unavailable("Omni gave no join configuration yet".into()))?;
+        let mut join =
+            join.ok_or_else(|| Refusal::Unavailable("Omni gave no join configuration yet".into()))?;
+        if let Some((main, own)) = self.hub_address {
+            join = readdressed(&join, main, own);
+        }
         if self.settings.extra_documents.is_empty() {
             return Ok(join);
         }
@@ -240,6 +266,20 @@ impl BootPolicy for Policy {
 
 fn answer(mode: &str, reason: &str, body: BootBody) -> BootAnswer {
     BootAnswer { mode: mode.to_owned(), reason: reason.to_owned(), body }
+}
+
+/// The configuration with another address of this appliance, wherever it names one with a port.
+fn readdressed(join: &str, main: Ipv4Addr, own: Ipv4Addr) -> String {
+    let (main, own) = (format!("{main}:"), format!("{own}:"));
+    let mut parts = join.split(&main);
+    let mut text = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        // `10.0.0.1:` is also the end of `110.0.0.1:`.
+        let within = text.ends_with(|last: char| last.is_ascii_digit() || last == '.');
+        text.push_str(if within { &main } else { &own });
+        text.push_str(part);
+    }
+    text
 }
 
 /// iPXE's script goes round and asks again.

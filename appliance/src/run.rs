@@ -10,18 +10,22 @@
 //! All sockets are bound before the first part runs. The first part that ends stops all.
 
 mod address;
+mod dhcp;
 mod hub;
 mod link;
 mod netboot;
+mod networks;
 mod sockets;
 
 use std::fs::File;
 use std::net::Ipv4Addr;
+use std::num::NonZero;
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use nix::fcntl::{Flock, FlockArg};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use sockets::Sockets;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::{JoinError, JoinSet};
@@ -32,9 +36,11 @@ use tracing_subscriber::EnvFilter;
 use crate::config::Config;
 use crate::operator;
 use crate::recorder::Recorder;
+use crate::sys;
 
-/// The appliance is one small box; two threads serve it.
-const WORKERS: usize = 2;
+/// The appliance is one small box; two threads serve it, or one where only one can run: two on one core would only
+/// wake each other.
+const WORKERS_MAX: usize = 2;
 const LOCK_NAME: &str = "lock";
 
 type Ended = (&'static str, anyhow::Result<()>);
@@ -50,13 +56,22 @@ struct Site {
 
 /// Runs until a signal, or until a part ends.
 pub(crate) fn start(config: Config) -> anyhow::Result<()> {
+    sys::keep_one_small_heap();
     start_logging(&config);
+    let workers = std::thread::available_parallelism().map_or(WORKERS_MAX, NonZero::get).min(WORKERS_MAX);
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(WORKERS)
+        .worker_threads(workers)
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
     runtime.block_on(run(config))
+}
+
+/// A connection is a file: the usual 1,024 are fewer than the machines of a few racks have together.
+fn raise_file_limit() {
+    if let Ok((_, most)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, most, most);
+    }
 }
 
 fn start_logging(config: &Config) {
@@ -67,11 +82,15 @@ fn start_logging(config: &Config) {
 }
 
 async fn run(config: Config) -> anyhow::Result<()> {
-    let advertise = address::advertise_address(&config)?;
-    let interface = address::dhcp_interface(&config, advertise)?;
+    raise_file_limit();
+    let mut networks = networks::of_tables(&config)?;
+    if networks.is_empty() {
+        networks.push(address::of_flags(&config)?);
+    }
+    let advertise = sockets::main_address(&config, &networks)?;
     let _lock = lock_state_dir(&config.state_dir)?;
     let recorder = Recorder::open(&config.state_dir).context("cannot open the boot journal")?;
-    let sockets = Sockets::bind(&config, advertise, interface.as_deref()).await?;
+    let sockets = Sockets::bind(&config, networks).await?;
     let mut site =
         Site { config, advertise, recorder, shutdown: CancellationToken::new(), tasks: JoinSet::new() };
 
@@ -88,7 +107,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
         }
     };
     netboot::start(&mut site, sockets.boot, link.view, link.tunnels)?;
-    tracing::info!(%advertise, interface = interface.as_deref().unwrap_or("none"), "serving");
+    tracing::info!(%advertise, "serving");
     site.wait().await
 }
 

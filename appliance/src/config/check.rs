@@ -118,6 +118,7 @@ impl Checker<'_> {
                 dhcp_proxy: !(flags.disable_dhcp_proxy || file.netboot.disable_dhcp_proxy),
                 ipxe_dir: file.netboot.ipxe_dir.unwrap_or_else(|| PathBuf::from("/usr/lib/ipxe")),
                 tftp_port: file.netboot.tftp_port.unwrap_or(69),
+                interfaces: self.interfaces(&file.netboot.interface, &file.profile)?,
             },
             boot: self.boot(&file.boot, flags.omni_ca_file.clone().or(file.omni.ca_file.clone()), flags)?,
             agent: self.agent(&file.agent, &file.wipe, flags)?,
@@ -314,7 +315,7 @@ impl Checker<'_> {
     }
 
     /// Checked here, so that a machine never gets a script that cannot be written.
-    fn kernel_args(&self, args: &[Spanned<String>], key: &str) -> Result<KernelArgs, ConfigError> {
+    pub(super) fn kernel_args(&self, args: &[Spanned<String>], key: &str) -> Result<KernelArgs, ConfigError> {
         args.iter().try_fold(KernelArgs::new(), |all, arg| {
             all.arg(arg.get_ref()).map_err(|error| ConfigError::Invalid {
                 place: format!("{}:{}: {key}", self.name, line_of(self.text, &arg.span())),

@@ -31,6 +31,8 @@ pub(super) struct File {
     pub netboot: Netboot,
     /// What machines boot.
     pub boot: Boot,
+    /// What machines of some networks boot otherwise.
+    pub profile: BTreeMap<String, super::interfaces::ProfileTable>,
     /// The discovery agent.
     pub agent: Agent,
     /// The link to an Omni elsewhere.
@@ -71,6 +73,8 @@ pub(super) struct Netboot {
     pub ipxe_dir: Option<PathBuf>,
     /// UDP port for TFTP.
     pub tftp_port: Option<u16>,
+    /// The networks to serve, when one is not enough.
+    pub interface: Vec<super::interfaces::InterfaceTable>,
 }
 
 /// `[boot]`

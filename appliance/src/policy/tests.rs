@@ -267,3 +267,15 @@ fn a_boot_in_progress_outlives_the_appliance() {
     assert!(policy.join_config(Some(old), PEER).is_err(), "long over");
     assert!(policy.join_config(Some(rejected), PEER).is_err(), "a rejected machine gets no token");
 }
+
+#[test]
+fn a_network_of_its_own_is_told_its_own_address_of_the_hub() {
+    let (main, own) = ([192, 0, 2, 1].into(), [10, 1, 0, 1].into());
+    let join =
+        "apiUrl: grpc://192.0.2.1:8090?x\nendpoint: '192.0.2.1:8090'\nother: 1192.0.2.1:80 192.0.2.10:8090\n";
+    let told = readdressed(join, main, own);
+    assert_eq!(
+        told,
+        "apiUrl: grpc://10.1.0.1:8090?x\nendpoint: '10.1.0.1:8090'\nother: 1192.0.2.1:80 192.0.2.10:8090\n"
+    );
+}

@@ -1,22 +1,32 @@
-//! HTTP, TFTP and DHCP.
+//! HTTP, TFTP and DHCP, for each network that is served.
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use agent_wire::tunnel::TunnelService;
 use anyhow::Context;
-use netboot::dhcp::{Proxy, ProxyConfig};
+use axum::Router;
 use netboot::ipxe::{BaseUrl, init_script};
-use netboot::journal::Sink;
+use netboot::journal::{Event, Sink, Step};
 use netboot_assets::factory::{Factory, FactoryImages};
 use netboot_assets::{AssetDir, BootFiles};
-use netboot_link::{dhcp, http, tftp};
+use netboot_link::{dhcp, http, raw, tftp};
 use omni_link::tunnels::Tunnels;
 use omni_link::view::View;
 
 use super::Site;
-use super::sockets::BootSockets;
+use super::networks::Network;
+use super::sockets::{BootSockets, NetworkSockets};
+use crate::config::Config;
 use crate::policy::{Images, Policy, Settings};
 use crate::recorder::unix_millis;
+
+/// What all networks share.
+struct Common {
+    policy: Policy,
+    assets: AssetDir,
+    tunnels: Router,
+}
 
 pub(super) fn start(
     site: &mut Site,
@@ -25,19 +35,36 @@ pub(super) fn start(
     tunnels: Arc<Tunnels>,
 ) -> anyhow::Result<()> {
     let config = &site.config;
-    let port = config.api.listen.port();
-    let base = BaseUrl::new(site.advertise, port);
-    let init = init_script(base).text();
-    let extra = vec![("autoexec.ipxe".to_owned(), init.clone().into_bytes())];
-    let ipxe_dir = &config.netboot.ipxe_dir;
-    let files = BootFiles::load(ipxe_dir, extra)
-        .with_context(|| format!("cannot read iPXE binaries from {}", ipxe_dir.display()))?;
-    let files = Arc::new(files);
     let assets_path = &config.boot.assets_path;
     let assets = AssetDir::new(assets_path).with_context(|| {
         format!("cannot open the directory of boot assets {}; set boot.assets_path", assets_path.display())
     })?;
-    let settings = Settings {
+    let factory = Factory::new(&config.boot.factory).context("cannot use the Image Factory")?;
+    let (factory, worker) = FactoryImages::new(factory);
+    let images = Images { assets: assets.clone(), factory: Arc::new(factory) };
+    let base = BaseUrl::new(site.advertise, config.api.listen.port());
+    let policy = Policy::new(settings(config, base), images, view);
+    policy.recall(site.recorder.since(0).iter().map(|entry| &entry.event), unix_millis());
+    let tunnels = tonic::service::Routes::new(TunnelService::new(tunnels).into_server()).into_axum_router();
+    let common = Common { policy, assets, tunnels };
+
+    let factory = worker.run(site.shutdown.clone());
+    site.spawn("image factory", async move {
+        factory.await;
+        Ok(())
+    });
+    for stack in sockets.stacks {
+        let stack = raw::run(stack, site.shutdown.clone());
+        site.spawn("raw stack", async move { Ok(stack.await?) });
+    }
+    for network in sockets.networks {
+        serve(site, network, &common)?;
+    }
+    Ok(())
+}
+
+fn settings(config: &Config, base: BaseUrl) -> Settings {
+    Settings {
         base,
         disk_method: config.boot.disk_method,
         schematic: config.boot.schematic.clone(),
@@ -46,12 +73,22 @@ pub(super) fn start(
         agent_test_mode: config.agent.test_mode,
         agent_args: config.agent.extra_kernel_args.clone(),
         talos_args: config.boot.extra_kernel_args.clone(),
-    };
-    let factory = Factory::new(&config.boot.factory).context("cannot use the Image Factory")?;
-    let (factory, worker) = FactoryImages::new(factory);
-    let images = Images { assets: assets.clone(), factory: Arc::new(factory) };
-    let policy = Arc::new(Policy::new(settings, images, view));
-    policy.recall(site.recorder.since(0).iter().map(|entry| &entry.event), unix_millis());
+    }
+}
+
+/// Serves one network: its own scripts, which point to our address there.
+fn serve(site: &mut Site, sockets: NetworkSockets, common: &Common) -> anyhow::Result<()> {
+    let NetworkSockets { network, http: listener, tftp: tftp_socket, dhcp: dhcp_socket } = sockets;
+    let config = &site.config;
+    let port = config.api.listen.port();
+    let base = BaseUrl::new(network.address, port);
+    let policy = Arc::new(policy(config, &network, base, site.advertise, &common.policy));
+    let init = init_script(base).text();
+    let extra = vec![("autoexec.ipxe".to_owned(), init.clone().into_bytes())];
+    let ipxe_dir = &config.netboot.ipxe_dir;
+    let files = BootFiles::load(ipxe_dir, extra)
+        .with_context(|| format!("cannot read iPXE binaries from {}", ipxe_dir.display()))?;
+    let files = Arc::new(files);
     let sink: Sink = {
         let (policy, journal) = (Arc::clone(&policy), site.recorder.sink());
         Arc::new(move |event| {
@@ -59,33 +96,52 @@ pub(super) fn start(
             journal(event);
         })
     };
-    let tunnels = tonic::service::Routes::new(TunnelService::new(tunnels).into_server()).into_axum_router();
-    let router = http::router(http::HttpConfig {
+    tell(&network, &sink);
+    let service = http::Service::new(http::HttpConfig {
         policy,
         files: Arc::clone(&files),
-        assets,
+        assets: common.assets.clone(),
         init_script: init,
         sink: Arc::clone(&sink),
     })
-    .merge(tunnels);
+    .merge(common.tunnels.clone());
 
     let shutdown = site.shutdown.clone();
-    let factory = worker.run(shutdown.clone());
-    site.spawn("image factory", async move {
-        factory.await;
-        Ok(())
-    });
-    let server = http::serve(sockets.http, router, shutdown.clone());
+    let server = http::serve(listener, service, shutdown.clone());
     site.spawn("http", async move {
         server.await;
         Ok(())
     });
-    if let Some(socket) = sockets.dhcp {
-        let config = ProxyConfig { server: site.advertise, http_port: port, binaries: files.binaries() };
-        let server = dhcp::run(socket, Proxy::new(config), Arc::clone(&sink), shutdown.clone());
+    if let Some(socket) = dhcp_socket {
+        let server = dhcp::run(socket, files.binaries(), Arc::clone(&sink), shutdown.clone());
         site.spawn("dhcp", async move { Ok(server.await?) });
     }
-    let server = tftp::run(sockets.tftp, files, sink, shutdown);
+    let server = tftp::run(tftp_socket, files, sink, shutdown);
     site.spawn("tftp", async move { Ok(server.await?) });
     Ok(())
+}
+
+/// The policy with what the network's profile says otherwise.
+fn policy(config: &Config, network: &Network, base: BaseUrl, main: Ipv4Addr, common: &Policy) -> Policy {
+    let settings = settings(config, base);
+    let profile = &network.profile;
+    let settings = Settings {
+        disk_method: profile.disk_method.unwrap_or(settings.disk_method),
+        talos_args: settings.talos_args.and(&profile.talos_args),
+        agent_args: settings.agent_args.and(&profile.agent_args),
+        ..settings
+    };
+    common.for_network(settings, main, network.address)
+}
+
+/// Says which stack serves a network, and why.
+fn tell(network: &Network, sink: &Sink) {
+    let (stack, address, reason) = (network.stack(), network.address, &network.reason);
+    tracing::info!(%network, stack, %address, reason, "serving a network");
+    let step = Step::NetworkServed {
+        network: format!("{network} ({address})"),
+        stack: stack.to_owned(),
+        reason: reason.clone(),
+    };
+    sink(Event::new(unix_millis(), step));
 }

@@ -1,11 +1,13 @@
 //! Everything that is bound before anything runs.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use anyhow::Context;
-use netboot_link::{dhcp, tftp};
+use netboot_link::{dhcp, raw, tftp};
 use tokio::net::{TcpListener, UnixListener};
 
+use super::networks::Network;
 use crate::config::Config;
 use crate::operator;
 
@@ -18,62 +20,142 @@ pub(super) struct Sockets {
 
 pub(super) struct HubSockets {
     pub(super) api: TcpListener,
-    pub(super) machine_api: TcpListener,
-    /// Only when machines are told to send them here.
-    pub(super) kernel_logs: Option<TcpListener>,
+    /// The kernel's, and one for each network of a raw stack.
+    pub(super) machine_api: Vec<TcpListener>,
+    /// Empty unless machines are told to send them here.
+    pub(super) kernel_logs: Vec<TcpListener>,
 }
 
 pub(super) struct BootSockets {
+    pub(super) networks: Vec<NetworkSockets>,
+    /// One for each interface with raw networks.
+    pub(super) stacks: Vec<raw::Stack>,
+}
+
+/// What serves one network.
+pub(super) struct NetworkSockets {
+    pub(super) network: Network,
     pub(super) http: TcpListener,
     pub(super) tftp: tftp::TftpSocket,
+    /// When DHCP is answered there.
     pub(super) dhcp: Option<dhcp::DhcpSocket>,
 }
 
+/// Where the networks of raw stacks are.
+struct RawPlace<'a> {
+    stack: &'a raw::Stack,
+    index: usize,
+}
+
 impl Sockets {
-    pub(super) async fn bind(
-        config: &Config,
-        advertise: Ipv4Addr,
-        dhcp_interface: Option<&str>,
-    ) -> anyhow::Result<Self> {
-        let listen = config.api.listen;
-        // A TFTP client drops what comes from another address than it asked.
-        let tftp_ip = if listen.ip().is_unspecified() { IpAddr::V4(advertise) } else { listen.ip() };
-        let tftp_address = SocketAddr::new(tftp_ip, config.netboot.tftp_port);
+    pub(super) async fn bind(config: &Config, networks: Vec<Network>) -> anyhow::Result<Self> {
+        let operator = operator::bind(&config.socket())
+            .with_context(|| format!("cannot take the operator socket {}", config.socket().display()))?;
+        let mut stacks = Vec::new();
+        let mut raw = BTreeMap::new();
+        for (interface, members) in raw_interfaces(&networks) {
+            let wanted: Vec<_> =
+                members.iter().filter_map(|at| Some((networks[*at].vlan, networks[*at].raw?))).collect();
+            let stack = raw::bind(interface, &wanted)
+                .with_context(|| format!("cannot serve {interface} by the raw stack"))?;
+            raw.extend(members.into_iter().enumerate().map(|(index, at)| (at, (stacks.len(), index))));
+            stacks.push(stack);
+        }
+        let place =
+            |at: usize| raw.get(&at).map(|(stack, index)| RawPlace { stack: &stacks[*stack], index: *index });
         let hub = match config.omni {
             Some(_) => None,
-            None => Some(HubSockets {
-                api: tcp(config.hub.api_listen, "the hub's API").await?,
-                machine_api: tcp(
-                    SocketAddr::new(listen.ip(), config.hub.machine_api_port),
-                    "the machine API",
-                )
-                .await?,
-                kernel_logs: match config.hub.kernel_log_port {
-                    Some(port) => Some(tcp(SocketAddr::new(listen.ip(), port), "kernel logs").await?),
-                    None => None,
-                },
-            }),
+            None => {
+                let raw: Vec<_> = (0..networks.len()).filter_map(place).collect();
+                let kernel = networks.iter().any(|network| network.raw.is_none());
+                Some(HubSockets::bind(config, &raw, kernel).await?)
+            }
+        };
+        let tables = !config.netboot.interfaces.is_empty();
+        let mut served = Vec::new();
+        for (at, network) in networks.into_iter().enumerate() {
+            served.push(NetworkSockets::bind(config, network, place(at), tables).await?);
+        }
+        Ok(Self { operator, hub, boot: BootSockets { networks: served, stacks } })
+    }
+}
+
+/// The interfaces that have raw networks, with the places of those in the list.
+fn raw_interfaces(networks: &[Network]) -> BTreeMap<&str, Vec<usize>> {
+    let mut interfaces: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    for (at, network) in networks.iter().enumerate() {
+        if let (Some(name), Some(_)) = (&network.interface, network.raw) {
+            interfaces.entry(name).or_default().push(at);
+        }
+    }
+    interfaces
+}
+
+impl HubSockets {
+    /// On the kernel's addresses as configured, when it serves any network, and on every raw one.
+    async fn bind(config: &Config, raw: &[RawPlace<'_>], kernel: bool) -> anyhow::Result<Self> {
+        let listen = config.api.listen.ip();
+        let everywhere = async |port: u16, what: &str| -> anyhow::Result<Vec<TcpListener>> {
+            let mut listeners = Vec::new();
+            if kernel {
+                listeners.push(tcp(SocketAddr::new(listen, port), what).await?);
+            }
+            for place in raw {
+                listeners.push(raw_tcp(place, port)?);
+            }
+            Ok(listeners)
         };
         Ok(Self {
-            operator: operator::bind(&config.socket())
-                .with_context(|| format!("cannot take the operator socket {}", config.socket().display()))?,
-            hub,
-            boot: BootSockets {
-                http: tcp(listen, "HTTP").await?,
-                tftp: tftp::bind(tftp_address)
-                    .with_context(|| format!("cannot listen on udp {tftp_address} for TFTP"))?,
-                dhcp: match dhcp_interface {
-                    Some(name) => Some(
-                        dhcp::bind(name)
-                            .with_context(|| format!("cannot open a raw socket on {name} for DHCP"))?,
-                    ),
-                    None => None,
-                },
+            api: tcp(config.hub.api_listen, "the hub's API").await?,
+            machine_api: everywhere(config.hub.machine_api_port, "the machine API").await?,
+            kernel_logs: match config.hub.kernel_log_port {
+                Some(port) => everywhere(port, "kernel logs").await?,
+                None => Vec::new(),
             },
         })
     }
 }
 
+impl NetworkSockets {
+    /// With `tables`, HTTP listens on the network's own address, so that each network has its own scripts; without,
+    /// where it is configured to.
+    async fn bind(
+        config: &Config,
+        network: Network,
+        raw: Option<RawPlace<'_>>,
+        tables: bool,
+    ) -> anyhow::Result<Self> {
+        let (port, tftp_port) = (config.api.listen.port(), config.netboot.tftp_port);
+        let dhcp = super::dhcp::bind(config, &network, raw.as_ref().map(|place| place.stack.mac()))?;
+        if let Some(place) = raw {
+            let http = raw_tcp(&place, port)?;
+            let tftp = place.stack.tftp(place.index, tftp_port)?;
+            return Ok(Self { network, http, tftp, dhcp });
+        }
+        let own = IpAddr::V4(network.address);
+        let listen = if tables { SocketAddr::new(own, port) } else { config.api.listen };
+        // A TFTP client drops what comes from another address than it asked.
+        let tftp_ip = if listen.ip().is_unspecified() { own } else { listen.ip() };
+        let tftp_address = SocketAddr::new(tftp_ip, tftp_port);
+        let hint = "another server there? An address of its own makes the raw stack serve beside it";
+        let tftp = tftp::bind(tftp_address)
+            .with_context(|| format!("cannot listen on udp {tftp_address} for TFTP ({hint})"))?;
+        Ok(Self { network, http: tcp(listen, "HTTP").await?, tftp, dhcp })
+    }
+}
+
+fn raw_tcp(place: &RawPlace<'_>, port: u16) -> anyhow::Result<TcpListener> {
+    let listener = place.stack.listen(place.index, port)?;
+    TcpListener::from_std(listener).context("cannot use a socket of the raw stack")
+}
+
+/// A thousand machines may connect at the same moment.
 async fn tcp(address: SocketAddr, what: &str) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address} for {what}"))
+}
+
+/// The address that the appliance as a whole is known by: the configured one, or the first network's.
+pub(super) fn main_address(config: &Config, networks: &[Network]) -> anyhow::Result<Ipv4Addr> {
+    let first = networks.first().map(|network| network.address);
+    config.api.advertise.or(first).context("no network is served")
 }

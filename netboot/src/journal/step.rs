@@ -11,6 +11,15 @@ use crate::firmware::Firmware;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "step", rename_all = "snake_case")]
 pub enum Step {
+    /// The appliance serves a network; of no machine.
+    NetworkServed {
+        /// The interface, its VLAN, and the appliance's address there.
+        network: String,
+        /// By which stack.
+        stack: String,
+        /// Why by this one.
+        reason: String,
+    },
     /// Its firmware asks who can boot it.
     DhcpDiscover {
         /// Which firmware.
@@ -221,6 +230,9 @@ impl fmt::Display for Step {
             Self::WipeFinished { millis } => write!(f, "wiped its disks in {millis} ms"),
             Self::DiskReport { report } => write!(f, "disk {report}"),
             Self::WipeFailed { reason } => write!(f, "could not wipe its disks: {reason}"),
+            Self::NetworkServed { network, stack, reason } => {
+                write!(f, "{network} is served by the {stack} stack: {reason}")
+            }
             Self::Ready => f.write_str("is ready"),
             Self::Allocated { cluster, talos_version } => {
                 write!(f, "belongs to {cluster}, Talos {talos_version}")
