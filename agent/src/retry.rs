@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 /// Doubles from one second to half a minute, with up to a quarter of jitter, so that a rack of machines
 /// does not knock all at once when the appliance comes back.
 #[derive(Clone, Debug)]
@@ -36,9 +38,52 @@ impl Backoff {
     }
 }
 
+/// How long a machine is refused before it starts anew. The appliance gives the join configuration to a boot
+/// that it saw begin less than ten minutes ago, so after a while only another boot helps; and a machine that was
+/// rejected meanwhile boots from its disk then. Not less, since each boot fetches the agent again.
+pub const REFUSED_LIMIT: Duration = Duration::from_secs(15 * 60);
+
+/// How long nothing but refusals came.
+#[derive(Clone, Debug, Default)]
+pub struct Refusals {
+    since: Option<Instant>,
+}
+
+impl Refusals {
+    /// Takes note of an attempt. Says whether it is time to give up; the count begins again then, so that
+    /// whoever cannot give up is asked again after the same time.
+    pub fn saw(&mut self, now: Instant, refused: bool) -> bool {
+        if !refused {
+            // No answer is no refusal: the appliance may just be away.
+            self.since = None;
+            return false;
+        }
+        let over = now.duration_since(*self.since.get_or_insert(now)) >= REFUSED_LIMIT;
+        if over {
+            self.since = None;
+        }
+        over
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_refusals_without_a_break_count() {
+        let start = Instant::now();
+        let at = |minutes: u64| start + Duration::from_secs(minutes * 60);
+        let mut refusals = Refusals::default();
+        assert!(!refusals.saw(at(0), true));
+        assert!(!refusals.saw(at(14), true));
+        assert!(!refusals.saw(at(14), false));
+        assert!(!refusals.saw(at(15), true));
+        assert!(!refusals.saw(at(29), true));
+        assert!(refusals.saw(at(30), true));
+        assert!(!refusals.saw(at(31), true), "and again after the same time");
+        assert!(refusals.saw(at(46), true));
+    }
 
     #[test]
     fn waits_double_up_to_half_a_minute_and_start_again_after_success() {

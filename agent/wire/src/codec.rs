@@ -16,7 +16,7 @@ const GATHERED: usize = 32 << 10;
 
 /// See the module.
 #[derive(Clone, Debug)]
-pub struct SmallBuffers<T, U>(PhantomData<(T, U)>);
+pub(crate) struct SmallBuffers<T, U>(PhantomData<(T, U)>);
 
 impl<T, U> Default for SmallBuffers<T, U> {
     fn default() -> Self {
