@@ -41,6 +41,7 @@ func TestOmniYAML(t *testing.T) {
 		t.Run(res.Metadata().Type(), func(t *testing.T) {
 			message := res.Spec().(spec).GetValue()
 			fill(message.ProtoReflect(), 3)
+			checked(res)
 
 			if err := operator.Create(bounded(t), res); err != nil {
 				t.Fatal(err)
@@ -66,6 +67,18 @@ func TestOmniYAML(t *testing.T) {
 
 			rendered(t, got)
 		})
+	}
+}
+
+// checked gives a possible value to what Omni checks, and so the hub.
+func checked(res resource.Resource) {
+	switch res := res.(type) {
+	case *infra.MachineRequest:
+		res.TypedSpec().Value.TalosVersion = "1.13.7"
+	case *omnires.InfraMachineConfig:
+		res.TypedSpec().Value.RequestedRebootId = "a: \"b\""
+		res.TypedSpec().Value.PowerOffRequestId = "- c"
+		res.TypedSpec().Value.ExtraKernelArgs = "a=\"b: c\" -- d"
 	}
 }
 
