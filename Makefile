@@ -58,8 +58,9 @@ bench: build ## CPU of a boot decision, and the appliance with 2,000 machines
 	cargo bench -p testbed --bench decision
 	cargo test -p testbed --test scale -- --nocapture --include-ignored
 
-conformance: build ## Omni's own Go clients against the hub (needs Go)
+conformance: build ## Omni's own Go clients against the hub, Talos' against the agent (needs Go)
 	tests/conformance/run.sh
+	tests/conformance/machineapi/run.sh
 
 fuzz: ## Mutates real packets against the parsers, with overflow checks and without (FUZZ_ITERATIONS=n)
 	FUZZ_ITERATIONS=$(FUZZ_ITERATIONS) cargo test -p netboot -p agent-wire --test fuzz
