@@ -35,6 +35,7 @@ mod net;
 mod remains;
 mod router;
 pub mod seed;
+mod switch;
 mod sys;
 mod wait;
 
@@ -47,6 +48,7 @@ pub use kernel::Kernel;
 pub use machine::{
     BootOrder, Call, Console, Disk, DiskSpec, Fault, Firmware, Line, Machine, MachineSpec, Nic, Snapshot,
 };
+pub use switch::{Trunk, TrunkVlan};
 pub use net::{APPLIANCE_ADDRESS, Net, POWER_ADDRESS, ROUTER_ADDRESS, Role};
 pub use wait::{TimedOut, wait_until};
 

@@ -114,7 +114,8 @@ impl Net {
         self.ip(Role::Switch, &format!("link set {name} master br0 up"))
     }
 
-    fn ip(&self, role: Role, words: &str) -> Result<()> {
+    /// Runs `ip <words>` in a namespace.
+    pub fn ip(&self, role: Role, words: &str) -> Result<()> {
         let namespace = self.namespace(role);
         let mut args = vec!["-n", &namespace];
         args.extend(words.split_whitespace());

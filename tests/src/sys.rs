@@ -1,4 +1,4 @@
-//! Children that cannot outlive us.
+//! Children that cannot outlive us, and TAPs.
 //!
 //! Every process of a bed is started by one thread that lives as long as the program: the kernel sends the
 //! parent-death signal when the *thread* that forked ends, so a child of a test thread would die with its test
@@ -6,10 +6,12 @@
 
 #![allow(
     unsafe_code,
-    reason = "pre_exec is the only way to set the parent-death signal before the program starts"
+    reason = "pre_exec is the only way to set the parent-death signal before the program starts, an ioctl to make a TAP"
 )]
 
+use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
 use std::sync::{Mutex, OnceLock, mpsc};
@@ -19,6 +21,28 @@ use nix::errno::Errno;
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::unistd;
+
+/// `struct ifreq` as TUNSETIFF reads it: a name and flags.
+#[repr(C)]
+struct TapRequest {
+    name: [u8; 16],
+    flags: i16,
+    rest: [u8; 22],
+}
+
+nix::ioctl_write_ptr_bad!(tun_set_interface, nix::request_code_write!(b'T', 202, size_of::<i32>()), TapRequest);
+
+/// Makes a TAP of plain frames in the namespace of the calling thread. It is gone when the file is closed.
+pub(crate) fn open_tap(name: &str) -> io::Result<File> {
+    const TAP: i16 = 0x0002;
+    const PLAIN: i16 = 0x1000;
+    let tap = File::options().read(true).write(true).open("/dev/net/tun")?;
+    let mut request = TapRequest { name: [0; 16], flags: TAP | PLAIN, rest: [0; 22] };
+    request.name[..15].iter_mut().zip(name.bytes()).for_each(|(to, from)| *to = from);
+    // SAFETY: `request` has the layout and size of an ifreq and outlives the call.
+    unsafe { tun_set_interface(tap.as_raw_fd(), &raw const request) }?;
+    Ok(tap)
+}
 
 type Birth = (Command, mpsc::Sender<io::Result<Child>>);
 

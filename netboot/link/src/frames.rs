@@ -308,7 +308,7 @@ impl Inbox {
         (0..batch.len()).filter_map(move |index| {
             let (bytes, was_cut) = batch.bytes(index);
             *cut += u64::from(was_cut);
-            if was_cut || batch.from_this_host(index) || bytes.len() < card + HEADER {
+            if was_cut || batch.is_own(index) || bytes.len() < card + HEADER {
                 return None;
             }
             let (card, bytes) = bytes.split_at(card);

@@ -97,5 +97,17 @@ fn address(ConnectInfo(peer): Peer) -> IpAddr {
     peer.ip().to_canonical()
 }
 
+/// For [`crate::fuzz`]: what a front does with bytes that come in two parts.
+pub(crate) fn fuzz(bytes: &[u8], at: usize) {
+    let mut searched = 0;
+    if head::read(&bytes[..at], &mut searched) == head::Head::Partial
+        && let head::Head::Request(request) = head::read(bytes, &mut searched)
+    {
+        let _ = path::plain(request.path, "/tftp/");
+        let _ = range::wanted(request.range, 1_000);
+        assert!(request.length <= bytes.len(), "a head lies in its bytes");
+    }
+}
+
 #[cfg(test)]
 mod tests;

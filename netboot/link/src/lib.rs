@@ -11,6 +11,8 @@
 mod clock;
 pub mod dhcp;
 pub mod frames;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod http;
 pub mod raw;
 mod sys;

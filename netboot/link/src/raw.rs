@@ -271,5 +271,10 @@ pub async fn run(stack: Stack, shutdown: CancellationToken) -> Result<(), RawErr
     result
 }
 
+/// For [`crate::fuzz`].
+pub(crate) fn fuzz(frame: &crate::frames::Frame<'_>, network: Network) {
+    let _ = check::check(frame, network);
+}
+
 #[cfg(test)]
 mod tests;

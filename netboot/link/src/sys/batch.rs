@@ -126,7 +126,7 @@ impl ReceiveBatch {
     }
 
     /// Whether this host itself sent a frame (`sockaddr_ll.sll_pkttype`).
-    pub(crate) fn from_this_host(&self, index: usize) -> bool {
+    pub(crate) fn is_own(&self, index: usize) -> bool {
         self.names[index].0[10] == libc::PACKET_OUTGOING
     }
 
