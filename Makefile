@@ -12,7 +12,7 @@ TALOS_VERSION := v1.13.9
 TALOS_DIR     := $(BUILD)/assets/image/$(SCHEMATIC)/$(TALOS_VERSION)
 # Debian's cloud kernel starts fastest on virtual machines.
 KVER     = $(shell ls /lib/modules | grep -- '-cloud-amd64$$' | sort -V | tail -n 1)
-FUZZ_ITERATIONS ?= 2000000
+FUZZ_SECONDS ?= 60
 
 .PHONY: help setup build images check unit test e2e demo bench conformance fuzz clean
 
@@ -62,9 +62,8 @@ conformance: build ## Omni's own Go clients against the hub, Talos' against the 
 	tests/conformance/run.sh
 	tests/conformance/machineapi/run.sh
 
-fuzz: ## Mutates real packets against the parsers, with overflow checks and without (FUZZ_ITERATIONS=n)
-	FUZZ_ITERATIONS=$(FUZZ_ITERATIONS) cargo test -p netboot -p agent-wire --test fuzz
-	FUZZ_ITERATIONS=$(FUZZ_ITERATIONS) cargo test --release -p netboot -p agent-wire --test fuzz
+fuzz: ## Mutates captured packets against every parser, FUZZ_SECONDS (60) each, with overflow checks
+	FUZZ_SECONDS=$(FUZZ_SECONDS) cargo test -p netboot -p netboot-link --test fuzz -- --nocapture --test-threads=2
 
 clean: ## Removes what was built
 	rm -rf $(BUILD) target

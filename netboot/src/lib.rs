@@ -10,6 +10,7 @@
 
 pub mod boot;
 pub mod dhcp;
+pub mod dhcpv6;
 pub mod firmware;
 pub mod ipxe;
 pub mod journal;
