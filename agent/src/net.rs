@@ -145,8 +145,8 @@ pub async fn run(found: mpsc::Sender<Up>, seed: u32) {
     }
 }
 
-/// Keeps one NIC configured.
-async fn configure(nic: Nic, found: mpsc::Sender<Up>, seed: u32) {
+/// Keeps one NIC configured by DHCP. Returns never.
+pub async fn configure(nic: Nic, found: mpsc::Sender<Up>, seed: u32) {
     let Ok(events) = LinkEvents::open() else { return };
     let mut told = false;
     loop {

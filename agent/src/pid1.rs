@@ -55,8 +55,14 @@ pub fn start_over() -> ! {
 }
 
 /// Mounts the kernel's file systems and takes the console. PID 1 gets no signal that it does not handle,
-/// so SIGTERM and the like are ignored already.
+/// so SIGTERM and the like are ignored already. Children are reaped by the kernel.
 pub fn prepare() {
+    mount_all();
+    sys::ignore_children();
+}
+
+/// The same for a PID 1 that waits for its children itself.
+pub fn mount_all() {
     let mut failed = Vec::new();
     for (kind, at, flags) in [
         ("proc", "/proc", MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC),
@@ -80,7 +86,6 @@ pub fn prepare() {
     for (at, error) in failed {
         say!("{at} cannot be mounted: {error}");
     }
-    sys::ignore_children();
 }
 
 fn kernel_release() -> String {

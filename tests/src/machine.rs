@@ -97,7 +97,8 @@ impl Machine {
         let disks = spec.disks.iter().enumerate().map(disk).collect::<Result<Vec<_>>>()?;
         let vars = file("vars.fd");
         if spec.firmware != Firmware::Bios {
-            fs::copy(OVMF_VARS, &vars).with_context(|| format!("cannot copy {OVMF_VARS}"))?;
+            let from = spec.secure_boot.as_deref().unwrap_or(Path::new(OVMF_VARS));
+            fs::copy(from, &vars).with_context(|| format!("cannot copy {}", from.display()))?;
         }
         let tap = format!("tap{number}");
         net.add_tap(&tap)?;

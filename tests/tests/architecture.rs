@@ -22,6 +22,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("agent-wire", &[]),
     ("bootlace-agent", &["agent-wire", "cosi-wire", "siderolink"]),
     ("bootlace-image", &[]),
+    ("bootlace-box", &["bootlace-agent", "bootlace-image"]),
     ("standin-os", &["agent-wire", "bootlace-agent", "siderolink"]),
     (
         "bootlace",

@@ -25,10 +25,14 @@ const SHORTEST_LEASE: Duration = Duration::from_secs(60);
 /// Leases without end are renewed as if they had this: a week.
 const LONGEST_LEASE: Duration = Duration::from_secs(7 * 86_400);
 
+/// As many as a resolver asks.
+const MAX_DNS: usize = 3;
+
 const MAGIC: [u8; 4] = [99, 130, 83, 99];
 const FIXED: usize = 236;
 const OPTION_NETMASK: u8 = 1;
 const OPTION_ROUTER: u8 = 3;
+const OPTION_DNS: u8 = 6;
 const OPTION_REQUESTED: u8 = 50;
 const OPTION_LEASE: u8 = 51;
 const OPTION_TYPE: u8 = 53;
@@ -52,6 +56,8 @@ pub struct Lease {
     pub netmask: Ipv4Addr,
     /// Default gateway.
     pub router: Option<Ipv4Addr>,
+    /// Name servers; no more than [`MAX_DNS`].
+    pub dns: Vec<Ipv4Addr>,
     /// Who gave it.
     pub server: Ipv4Addr,
     /// How long it is ours.
@@ -197,7 +203,8 @@ impl Client {
     fn bind(&mut self, now: Time, lease: Lease) {
         let known = match &self.state {
             State::Renewing { lease: old, .. } => {
-                (old.address, old.netmask, old.router) == (lease.address, lease.netmask, lease.router)
+                (old.address, old.netmask, old.router, &old.dns)
+                    == (lease.address, lease.netmask, lease.router, &lease.dns)
             }
             State::Selecting | State::Requesting { .. } | State::Bound { .. } => false,
         };
@@ -228,7 +235,7 @@ impl Client {
         message.extend_from_slice(&[OPTION_CLIENT, 7, 1]);
         message.extend_from_slice(&self.mac);
         message.extend_from_slice(&[OPTION_MAX_SIZE, 2, 0x05, 0xdc]);
-        message.extend_from_slice(&[OPTION_PARAMETERS, 3, OPTION_NETMASK, OPTION_ROUTER, OPTION_LEASE]);
+        message.extend_from_slice(&[OPTION_PARAMETERS, 4, OPTION_NETMASK, OPTION_ROUTER, OPTION_DNS, OPTION_LEASE]);
         if let Some(offer) = offer {
             message.extend_from_slice(&[OPTION_REQUESTED, 4]);
             message.extend_from_slice(&offer.address.octets());
@@ -247,6 +254,7 @@ struct Reply {
     address: Ipv4Addr,
     netmask: Option<Ipv4Addr>,
     router: Option<Ipv4Addr>,
+    dns: Vec<Ipv4Addr>,
     server: Option<Ipv4Addr>,
     duration: Option<u32>,
 }
@@ -263,6 +271,7 @@ impl Reply {
             address: ip(&fixed[16..20])?,
             netmask: None,
             router: None,
+            dns: Vec::new(),
             server: None,
             duration: None,
         };
@@ -280,6 +289,7 @@ impl Reply {
                         OPTION_NETMASK => reply.netmask = ip(value),
                         // Several may be given, best first.
                         OPTION_ROUTER => reply.router = value.get(..4).and_then(ip),
+                        OPTION_DNS => reply.dns = value.chunks_exact(4).filter_map(ip).take(MAX_DNS).collect(),
                         OPTION_SERVER => reply.server = ip(value),
                         OPTION_LEASE => reply.duration = value.try_into().ok().map(u32::from_be_bytes),
                         _ => {}
@@ -298,6 +308,7 @@ impl Reply {
             address: self.address,
             netmask: self.netmask.unwrap_or(Ipv4Addr::new(255, 255, 255, 0)),
             router: self.router.filter(|router| !router.is_unspecified()),
+            dns: self.dns.clone(),
             server: self.server?,
             duration: Duration::from_secs(u64::from(self.duration.unwrap_or(3600))),
         })

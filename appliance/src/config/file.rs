@@ -45,6 +45,9 @@ pub(super) struct File {
     pub wipe: Wipe,
     /// Logging.
     pub log: Log,
+    /// What a stick's PID 1 reads (docs/usb-stick.md). One file for both, and each checks its own.
+    #[serde(rename = "box")]
+    pub stick: toml::Table,
 }
 
 /// `[api]`

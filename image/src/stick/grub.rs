@@ -146,13 +146,10 @@ fn mkimage(directory: &Path, format: &str, modules: &[&str]) -> Result<Vec<u8>> 
     std::fs::write(path("memdisk.tar"), memdisk.to_tar()?)?;
     std::fs::write(path("early.cfg"), EARLY)?;
     let mut command = Command::new("grub-mkimage");
-    command.arg("--directory").arg(directory.join(format)).args([
-        "--format",
-        format,
-        "--prefix",
-        "/boot/grub",
-    ]);
+    command.arg("--directory").arg(directory.join(format)).args(["--format", format]);
     command.arg("--config").arg(path("early.cfg")).arg("--memdisk").arg(path("memdisk.tar"));
+    // Behind the memdisk, which otherwise becomes the place that GRUB was started from.
+    command.args(["--prefix", "/boot/grub"]);
     if format == "x86_64-efi" {
         // There is no shim: the firmware itself checks GRUB's signature, and what GRUB hands to it.
         command.arg("--disable-shim-lock");

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::console::Console;
 use super::qmp::Qmp;
 use super::spec::{BootOrder, Disk, Firmware, MachineSpec};
-use crate::doctor::OVMF_CODE;
+use crate::doctor::{OVMF_CODE, OVMF_SECURE_CODE};
 use crate::net::{Net, Role};
 use crate::remains::Remains;
 
@@ -108,7 +108,8 @@ impl Qemu {
 }
 
 fn boot_indexes(hardware: &Hardware, first: BootOrder) -> Vec<(String, i32)> {
-    let disks = (0..hardware.disks.len()).map(|index| format!("disk{index}"));
+    let stick = hardware.spec.stick.iter().map(|_| "stick".to_owned());
+    let disks = stick.chain((0..hardware.disks.len()).map(|index| format!("disk{index}")));
     let nic = "nic0".to_owned();
     let order: Vec<_> = match first {
         BootOrder::NetworkFirst => [nic].into_iter().chain(disks).collect(),
@@ -127,7 +128,8 @@ fn arguments(command: &mut Command, hardware: &Hardware, first: BootOrder) {
     let mut arg = |words: &str| {
         command.args(words.split_whitespace());
     };
-    arg(&format!("-machine q35,accel={accelerator} -cpu max -smp 1 -m {}", spec.memory_mib));
+    let smm = if spec.secure_boot.is_some() { ",smm=on" } else { "" };
+    arg(&format!("-machine q35,accel={accelerator}{smm} -cpu max -smp 1 -m {}", spec.memory_mib));
     arg("-nodefaults -no-user-config -nographic -monitor none");
     arg("-chardev stdio,id=qmp,signal=off -mon chardev=qmp,mode=control");
     // The console is read from QEMU's stderr, which also has what QEMU itself complains about.
@@ -150,8 +152,21 @@ fn arguments(command: &mut Command, hardware: &Hardware, first: BootOrder) {
             format!("virtio-blk-pci,id=disk{number},drive=drive{number},serial={serial},bootindex={order}");
         command.args(["-device", &device]);
     }
+    if let Some(stick) = &spec.stick {
+        // Unlike the disks, what the guest has flushed outlives a QEMU that is killed, and the rest may not.
+        command.arg("-drive").arg(drive("if=none,id=stick,format=raw,cache=writethrough", stick));
+        command.args(["-device", "qemu-xhci"]);
+        command.args([
+            "-device",
+            &format!("usb-storage,id=stick,drive=stick,removable=on,bootindex={}", index("stick")),
+        ]);
+    }
     if spec.firmware != Firmware::Bios {
-        command.arg("-drive").arg(drive("if=pflash,format=raw,unit=0,readonly=on", Path::new(OVMF_CODE)));
+        let code = if spec.secure_boot.is_some() { OVMF_SECURE_CODE } else { OVMF_CODE };
+        if spec.secure_boot.is_some() {
+            command.args(["-global", "driver=cfi.pflash01,property=secure,value=on"]);
+        }
+        command.arg("-drive").arg(drive("if=pflash,format=raw,unit=0,readonly=on", Path::new(code)));
         command.arg("-drive").arg(drive("if=pflash,format=raw,unit=1", vars));
         // Nobody here answers over IPv6, and OVMF would wait for that long before it tries the disk.
         command.args(["-fw_cfg", "name=opt/org.tianocore/IPv6PXESupport,string=n"]);

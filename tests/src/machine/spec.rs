@@ -88,6 +88,8 @@ pub struct MachineSpec {
     pub(crate) nic: Nic,
     pub(crate) boot_order: BootOrder,
     pub(crate) uuid: Option<Uuid>,
+    pub(crate) stick: Option<PathBuf>,
+    pub(crate) secure_boot: Option<PathBuf>,
 }
 
 impl MachineSpec {
@@ -102,6 +104,8 @@ impl MachineSpec {
             nic: Nic::Virtio,
             boot_order: BootOrder::NetworkFirst,
             uuid: None,
+            stick: None,
+            secure_boot: None,
         }
     }
 
@@ -124,6 +128,21 @@ impl MachineSpec {
     #[must_use]
     pub fn uuid(mut self, uuid: Uuid) -> Self {
         self.uuid = Some(uuid);
+        self
+    }
+
+    /// Plugs in a USB stick, an image that is written to, and boots from it first.
+    #[must_use]
+    pub fn stick(mut self, image: &Path) -> Self {
+        self.stick = Some(image.to_owned());
+        self.boot_order = BootOrder::DiskFirst;
+        self
+    }
+
+    /// UEFI that checks signatures, with these variables: they hold the keys that it trusts.
+    #[must_use]
+    pub fn secure_boot(mut self, variables: &Path) -> Self {
+        self.secure_boot = Some(variables.to_owned());
         self
     }
 

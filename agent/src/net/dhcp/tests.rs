@@ -21,6 +21,7 @@ fn answer(kind: u8, xid: u32, address: [u8; 4], lease: u32) -> Vec<u8> {
     reply[28..34].copy_from_slice(&MAC);
     reply.extend_from_slice(&MAGIC);
     reply.extend_from_slice(&[OPTION_TYPE, 1, kind, 0, OPTION_NETMASK, 4, 255, 255, 0, 0]);
+    reply.extend_from_slice(&[OPTION_DNS, 4, 10, 0, 0, 253]);
     reply.extend_from_slice(&[OPTION_ROUTER, 8, 10, 0, 0, 254, 10, 0, 0, 253, OPTION_SERVER, 4]);
     reply.extend_from_slice(&SERVER);
     reply.extend_from_slice(&[OPTION_LEASE, 4]);
@@ -61,6 +62,7 @@ fn a_discover_an_offer_a_request_and_an_ack_give_a_lease() {
             address: [10, 0, 1, 5].into(),
             netmask: [255, 255, 0, 0].into(),
             router: Some([10, 0, 0, 254].into()),
+            dns: vec![[10, 0, 0, 253].into()],
             server: SERVER.into(),
             duration: at(3600),
         }))
