@@ -108,6 +108,12 @@ impl<S: Source> Registry<S> {
         }
     }
 
+    /// Lets whoever watches hear of a change that is known to have happened.
+    pub(crate) async fn look(&self) {
+        // When the machine cannot be read, they hear of that by themselves.
+        let _ = self.refreshed().await;
+    }
+
     /// The ids and encoded specs of a kind, as they are now.
     pub(crate) async fn specs(
         &self,

@@ -210,12 +210,9 @@ impl Spec for LinkStatusSpec {
 impl Spec for AddressStatusSpec {
     const KIND: Kind = kinds::ADDRESSES;
     fn shown(&self) -> Shown {
+        // Talos shows neither local, broadcast, anycast nor multicast addresses: Go takes them for empty.
         Shown::default()
             .always("address", prefix(self.address.as_ref()))
-            .unless_empty("local", ip(self.local.as_ref()))
-            .unless_empty("broadcast", ip(self.broadcast.as_ref()))
-            .unless_empty("anycast", ip(self.anycast.as_ref()))
-            .unless_empty("multicast", ip(self.multicast.as_ref()))
             .always("linkIndex", self.link_index)
             .always("linkName", self.link_name.as_str())
             .always("family", names::family(self.family))

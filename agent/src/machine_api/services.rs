@@ -89,6 +89,7 @@ impl<S: Source> MachineService for Services<S> {
             .map_err(|Full| Status::resource_exhausted("meta write failed"))?;
         // Not the value: it may be the token.
         say!("machine API: META key {number:#04x} was written");
+        self.registry.look().await;
         Ok(Response::new(MetaWriteResponse { messages: vec![MetaWrite { metadata: FROM_HERE }] }))
     }
 
@@ -101,6 +102,7 @@ impl<S: Source> MachineService for Services<S> {
             return Err(Status::not_found("meta key not found"));
         }
         say!("machine API: META key {number:#04x} was removed");
+        self.registry.look().await;
         Ok(Response::new(MetaDeleteResponse { messages: vec![MetaDelete { metadata: FROM_HERE }] }))
     }
 }
