@@ -2,10 +2,12 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use agent_wire::tunnel::{self, FINGERPRINT_HEADER, Limits, MACHINE_ID_HEADER};
-use tokio::sync::{Notify, mpsc};
+use siderolink::Tunnel;
+use tokio::sync::{Notify, OnceCell, mpsc};
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::service::Routes;
 
@@ -14,9 +16,11 @@ use crate::console::chain;
 use crate::identity::{self, Identity, IdentityError};
 use crate::inventory::{self, Inventory, Source};
 use crate::machine::{BareMetal, Machine};
+use crate::machine_api::{self, MachineApi};
+use crate::meta::Meta;
 use crate::retry::Backoff;
 use crate::service::Agent;
-use crate::{join, modules, net, say, sys, wireguard};
+use crate::{join, modules, net, retry, say, sys, wireguard};
 
 /// A tunnel of a machine that is not known yet may be refused, so the join goes first; a machine that
 /// cannot join is still worth a tunnel, after this.
@@ -54,11 +58,19 @@ pub fn tunnel_metadata(identity: &Identity) -> MetadataMap {
     metadata
 }
 
-/// Keeps a tunnel open. Never returns.
-pub async fn keep_tunnel(uri: &str, identity: &Identity, routes: Routes, mut backoff: Backoff) {
+/// Keeps a tunnel open, and says in `open` whether it is. Never returns.
+pub async fn keep_tunnel(
+    uri: &str,
+    identity: &Identity,
+    routes: Routes,
+    mut backoff: Backoff,
+    open: &AtomicBool,
+) {
     loop {
         let begun = tokio::time::Instant::now();
-        say!("tunnel: {}", tunnel_once(uri, identity, routes.clone()).await);
+        let opened = || open.store(true, Ordering::Relaxed);
+        say!("tunnel: {}", tunnel_once(uri, identity, routes.clone(), opened).await);
+        open.store(false, Ordering::Relaxed);
         if begun.elapsed() > GOOD_TUNNEL {
             backoff.reset();
         }
@@ -68,13 +80,16 @@ pub async fn keep_tunnel(uri: &str, identity: &Identity, routes: Routes, mut bac
     }
 }
 
-async fn tunnel_once(uri: &str, identity: &Identity, routes: Routes) -> String {
+async fn tunnel_once(uri: &str, identity: &Identity, routes: Routes, opened: impl FnOnce()) -> String {
     let Ok(target) = uri.parse() else { return format!("{uri:?} is no address") };
     let channel = match tunnel::connect(target).await {
         Ok(channel) => channel,
         Err(error) => return chain(&error),
     };
-    let opened = || say!("tunnel: open to {uri}");
+    let opened = || {
+        say!("tunnel: open to {uri}");
+        opened();
+    };
     match tunnel::serve_with(channel, tunnel_metadata(identity), routes, Limits::default(), opened).await {
         Ok(ended) => format!("ended: {}", ended.reason),
         Err(error) => chain(&error),
@@ -105,15 +120,54 @@ pub async fn run() -> Result<(), BootError> {
     result
 }
 
-/// Registers and keeps SideroLink's tunnel up. Never returns.
-async fn keep_joined(url: &str, identity: &Identity, joined: &Notify, seed: u32) {
+/// Registers, keeps SideroLink's tunnel up and serves the machine API inside. Never returns.
+async fn keep_joined<S: Source>(
+    url: &str,
+    identity: &Identity,
+    source: Arc<S>,
+    joined: &Notify,
+    refused: impl Fn(),
+    seed: u32,
+) {
+    let meta = Meta::default();
+    let mut last = None;
     let register = async || {
-        let registration = join::join(url, identity, Backoff::new(seed)).await;
+        let identity = identity.clone().with(&meta.entries());
+        // The configuration is given for the first minutes of a boot only; what was good is good enough.
+        let again = match last.clone() {
+            Some(config) => join::again(config, &identity, Backoff::new(seed)).await,
+            None => None,
+        };
+        let registration = match again {
+            Some(registration) => registration,
+            None => join::join(url, &identity, Backoff::new(seed), &refused).await,
+        };
+        last = Some(registration.config.clone());
         joined.notify_one();
         registration
     };
-    let serve = |_tunnel| std::future::pending();
-    wireguard::keep(register, &identity.wireguard, serve, Backoff::new(seed.rotate_left(13))).await;
+    let mut entries = meta.subscribe();
+    let renamed = async || {
+        // The sender lives as long as this function.
+        while entries.changed().await.is_ok() {
+            if identity.clone().with(&entries.borrow_and_update()) != *identity {
+                return;
+            }
+        }
+    };
+    let api = OnceCell::new();
+    let serve = async |tunnel: Tunnel| {
+        let api = api.get_or_try_init(|| MachineApi::new(source.clone(), meta.clone()));
+        match (api.await, tunnel.listen(machine_api::PORT)) {
+            (Ok(api), Ok(listener)) => {
+                machine_api::serve(listener, api.clone(), std::future::pending()).await
+            }
+            (Err(error), _) => say!("machine API: {}", chain(&error)),
+            (_, Err(error)) => say!("machine API: {}", chain(&error)),
+        }
+    };
+    let backoff = Backoff::new(seed.rotate_left(13));
+    wireguard::keep(register, renamed, &identity.wireguard, serve, backoff).await;
 }
 
 /// Everything after the first address. Ends at once when the network ends, else never.
@@ -137,10 +191,21 @@ async fn serve(
         .config_url
         .as_deref()
         .map(|url| substitute(url, &identity.uuid, Some(&mac), Some(serial.trim())));
+    let source = Arc::new(inventory::collect::Machine::default());
+    let machine = Arc::new(BareMetal { orders: cmdline.orders() });
+    let open = AtomicBool::new(false);
+    let refused = || {
+        // Whoever has a tunnel is looked after, and may be wiping.
+        if !open.load(Ordering::Relaxed) {
+            let minutes = retry::REFUSED_LIMIT.as_secs() / 60;
+            say!("join: refused for {minutes} minutes; a new boot may be let in");
+            machine.reboot();
+        }
+    };
     let joined = Notify::new();
     let join = async {
         match &url {
-            Some(url) => keep_joined(url, &identity, &joined, seed).await,
+            Some(url) => keep_joined(url, &identity, source.clone(), &joined, &refused, seed).await,
             None => say!("no talos.config: does not join"),
         }
     };
@@ -155,10 +220,8 @@ async fn serve(
 
     let tunnel = async {
         if let Some(uri) = &provider {
-            let source = Arc::new(inventory::collect::Machine::default());
-            let machine = Arc::new(BareMetal { orders: cmdline.orders() });
-            let routes = routes(machine, source, cmdline.test_mode);
-            keep_tunnel(uri, &identity, routes, Backoff::new(seed.rotate_left(7))).await;
+            let routes = routes(machine.clone(), source.clone(), cmdline.test_mode);
+            keep_tunnel(uri, &identity, routes, Backoff::new(seed.rotate_left(7)), &open).await;
         }
     };
     let rest = async {

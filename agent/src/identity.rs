@@ -6,6 +6,7 @@ use std::time::Duration;
 use agent_wire::token::{NodeUniqueToken, fingerprint_input, hex};
 use siderolink::PrivateKey;
 
+use crate::meta::Entries;
 use crate::{net, say, sys};
 
 /// Where the kernel shows SMBIOS strings.
@@ -57,6 +58,20 @@ impl Identity {
     }
 }
 
+impl Identity {
+    /// As the control plane wants it to be, by what it wrote into META.
+    #[must_use]
+    pub fn with(mut self, entries: &Entries) -> Self {
+        if let Some(token) = entries.unique_token() {
+            self.token = token;
+        }
+        if let Some(uuid) = entries.uuid_override() {
+            self.uuid = uuid.to_string();
+        }
+        self
+    }
+}
+
 /// Random bytes, good ones if the machine has any within a second.
 pub async fn randomness() -> Randomness {
     let mut bytes = [0; 48];
@@ -94,6 +109,7 @@ pub fn fingerprint(sys_net: &Path, permanent: &dyn Fn(&str) -> Option<[u8; 6]>) 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::meta::{Meta, UNIQUE_MACHINE_TOKEN, UUID_OVERRIDE};
     use std::fs;
 
     fn link(sys: &Path, name: &str, index: u32, mac: &str) {
@@ -142,6 +158,21 @@ mod tests {
         assert_eq!(identity.wireguard, PrivateKey::from_bytes([7; 32]));
         assert_eq!(identity.token.token, "07070707-0707-4707-8707-070707070707");
         assert_eq!(identity.token.fingerprint, identity.fingerprint);
+    }
+
+    #[test]
+    fn what_the_control_plane_wrote_counts() {
+        let root = tempfile::tempdir().unwrap();
+        fs::write(root.path().join("product_uuid"), "4c4c4544-0031-3010-8034-c2c04f4e5131").unwrap();
+        let own = Identity::read(root.path(), root.path(), [7; 48]).unwrap();
+        let meta = Meta::default();
+        assert_eq!(own.clone().with(&meta.entries()), own);
+        let token = NodeUniqueToken { fingerprint: own.fingerprint.clone(), token: "given".into() };
+        meta.write(UNIQUE_MACHINE_TOKEN, token.encode().as_bytes()).unwrap();
+        meta.write(UUID_OVERRIDE, b"11111111-2222-4333-8444-555555555555").unwrap();
+        let given = own.clone().with(&meta.entries());
+        assert_eq!((given.token, &*given.uuid), (token, "11111111-2222-4333-8444-555555555555"));
+        assert_eq!(given.wireguard, own.wireguard);
     }
 
     #[tokio::test]

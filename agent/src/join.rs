@@ -11,7 +11,7 @@ use crate::config::{ConfigError, JoinConfig};
 use crate::console::chain;
 use crate::fetch::{self, FetchError};
 use crate::identity::Identity;
-use crate::retry::Backoff;
+use crate::retry::{Backoff, Refusals};
 use crate::say;
 
 /// What the agent says of itself. From 1.6 on a unique token is taken in the same call, with which one
@@ -19,6 +19,9 @@ use crate::say;
 pub const TALOS_VERSION: &str = "v1.13.7";
 /// Omni answers within five seconds, the hub at once.
 const PATIENCE: Duration = Duration::from_secs(15);
+
+/// HTTP's word for a machine whose boot the appliance does not vouch for.
+const FORBIDDEN: u16 = 403;
 
 /// One attempt failed.
 #[derive(Debug, thiserror::Error)]
@@ -40,8 +43,8 @@ pub enum JoinError {
 /// What a successful call leaves.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Registration {
-    /// URI of the machine API that answered.
-    pub machine_api: String,
+    /// What it was made with.
+    pub config: JoinConfig,
     /// What it answered.
     pub response: ProvisionResponse,
 }
@@ -62,7 +65,21 @@ pub fn request(identity: &Identity, config: &JoinConfig, version: &str) -> Provi
 pub async fn attempt(config_url: &str, identity: &Identity) -> Result<Registration, JoinError> {
     let config = configuration(config_url).await?;
     let response = provision(&config, identity, TALOS_VERSION).await?;
-    Ok(Registration { machine_api: config.endpoint, response })
+    Ok(Registration { config, response })
+}
+
+/// Registers with a configuration that was good before, until there is an answer. `None` when it is refused.
+pub async fn again(config: JoinConfig, identity: &Identity, mut backoff: Backoff) -> Option<Registration> {
+    loop {
+        match provision(&config, identity, TALOS_VERSION).await {
+            Ok(response) => return Some(Registration { config, response }),
+            Err(JoinError::Connect(_)) => tokio::time::sleep(backoff.next_wait()).await,
+            Err(error) => {
+                say!("join: {}; fetches a new configuration", chain(&error));
+                return None;
+            }
+        }
+    }
 }
 
 /// Fetches the join configuration.
@@ -88,8 +105,15 @@ pub async fn provision(
     Ok(response.into_inner())
 }
 
-/// Attempts until one succeeds.
-pub async fn join(config_url: &str, identity: &Identity, mut backoff: Backoff) -> Registration {
+/// Attempts until one succeeds. `refused` is called when the configuration was refused for
+/// [`REFUSED_LIMIT`](crate::retry::REFUSED_LIMIT), and may start the machine anew.
+pub async fn join(
+    config_url: &str,
+    identity: &Identity,
+    mut backoff: Backoff,
+    refused: impl Fn(),
+) -> Registration {
+    let mut refusals = Refusals::default();
     loop {
         match attempt(config_url, identity).await {
             Ok(registration) => {
@@ -98,6 +122,10 @@ pub async fn join(config_url: &str, identity: &Identity, mut backoff: Backoff) -
                 return registration;
             }
             Err(error) => {
+                let forbidden = matches!(error, JoinError::Fetch(FetchError::Status(FORBIDDEN, _)));
+                if refusals.saw(tokio::time::Instant::now(), forbidden) {
+                    refused();
+                }
                 let wait = backoff.next_wait();
                 say!("join: {}; again in {} s", chain(&error), wait.as_secs());
                 tokio::time::sleep(wait).await;

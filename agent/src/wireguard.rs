@@ -25,12 +25,13 @@ pub use up::{Up, UpError};
 /// How often the tunnel is looked at, and how long the first handshake may take: as in Talos.
 const CHECK: Duration = Duration::from_secs(30);
 
-/// Keeps a tunnel up for ever. `register` registers until it is answered; `serve` is what the machine does in the
-/// tunnel, begun anew with each one.
-pub async fn keep<F: Future<Output = ()>>(
+/// Keeps a tunnel up for ever. `register` registers until it is answered; `renamed` ends when that is due again for
+/// another reason than the tunnel; `serve` is what the machine does in the tunnel, begun anew with each one.
+pub async fn keep(
     mut register: impl AsyncFnMut() -> Registration,
+    mut renamed: impl AsyncFnMut(),
     key: &PrivateKey,
-    serve: impl Fn(Tunnel) -> F,
+    serve: impl AsyncFn(Tunnel),
     mut backoff: Backoff,
 ) {
     let mut registration = register().await;
@@ -47,7 +48,7 @@ pub async fn keep<F: Future<Output = ()>>(
                 };
                 // Cancel-safe: a new registration ends the tunnel and all that is in it.
                 tokio::select! {
-                    registration = replaced(&up, &mut register, &mut backoff) => registration,
+                    registration = replaced(&up, &mut register, &mut renamed, &mut backoff) => registration,
                     () = forever => continue,
                 }
             }
@@ -65,19 +66,28 @@ pub async fn keep<F: Future<Output = ()>>(
 async fn replaced(
     up: &Up,
     register: &mut impl AsyncFnMut() -> Registration,
+    renamed: &mut impl AsyncFnMut(),
     backoff: &mut Backoff,
 ) -> Registration {
     let mut patience = CHECK;
     loop {
-        up.down(CHECK, patience).await;
-        say!("wireguard: no handshake, registers again");
+        // Cancel-safe: both only look.
+        let down = tokio::select! {
+            () = up.down(CHECK, patience) => true,
+            () = renamed() => false,
+        };
+        say!("wireguard: {}, registers again", if down { "no handshake" } else { "another name" });
+        let recovered = async { if down { up.recovered().await } else { std::future::pending().await } };
         // Cancel-safe: a registration that is given up is made again, which the other end allows.
         let registration = tokio::select! {
             registration = register() => registration,
-            () = up.recovered() => continue,
+            () = recovered => continue,
         };
         if Plan::read(&registration).ok().as_ref() != Some(up.plan()) {
             return registration;
+        }
+        if !down {
+            continue;
         }
         // The same again: the tunnel is as good as a new one, it is the way that is not.
         up.call();

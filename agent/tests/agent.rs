@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use agent_wire::inventory::{DISKS, SYSTEM_INFORMATION, SYSTEM_INFORMATION_ID};
@@ -20,7 +21,7 @@ use bootlace_agent::inventory::Item;
 use bootlace_agent::ipmi::{CallError, Made, SetupError, Told};
 use bootlace_agent::join;
 use bootlace_agent::machine::Machine;
-use bootlace_agent::retry::Backoff;
+use bootlace_agent::retry::{Backoff, REFUSED_LIMIT};
 use bootlace_agent::wipe::{End, Report};
 use cosi_wire::resource::state_client::StateClient;
 use cosi_wire::resource::{GetRequest, ListRequest, WatchRequest};
@@ -125,7 +126,8 @@ async fn tunnel_to(
     );
     let agent = tokio::spawn(async move {
         let routes = routes(machine, Arc::new(many_disks), test_mode);
-        keep_tunnel(&format!("http://{address}"), &identity(), routes, Backoff::new(1)).await;
+        let open = AtomicBool::new(false);
+        keep_tunnel(&format!("http://{address}"), &identity(), routes, Backoff::new(1), &open).await;
     });
     (opened, agent)
 }
@@ -313,12 +315,39 @@ async fn the_machine_joins_with_what_its_configuration_says() {
     });
     let refused = soon(join::attempt(&url, &identity())).await.unwrap_err();
     assert!(refused.to_string().contains("the token is not valid"));
-    let joined = soon(join::join(&url, &identity(), Backoff::new(1))).await;
-    assert_eq!(joined.node_address_prefix, "fdae::2/64");
+    let joined = soon(join::join(&url, &identity(), Backoff::new(1), || panic!("not refused"))).await;
+    assert_eq!(joined.response.node_address_prefix, "fdae::2/64");
     let seen = service.0.lock().unwrap();
     assert_eq!(seen[1].join_token.as_deref(), Some("v2:abc="));
     assert_eq!(seen[1].node_uuid, identity().uuid);
     assert_eq!(seen[1].talos_version.as_deref(), Some(join::TALOS_VERSION));
     let token = NodeUniqueToken::decode(seen[1].node_unique_token.as_deref().unwrap()).unwrap();
     assert_eq!(token, identity().token);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_machine_that_is_refused_its_configuration_for_long_is_told_so_again_and_again() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/config?u=x", listener.local_addr().unwrap());
+    let began = tokio::time::Instant::now();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let _ = stream.read(&mut [0; 1024]).await;
+            let _ = stream.write_all(b"HTTP/1.0 403 Forbidden\r\n\r\nnot vouched for\n").await;
+        }
+    });
+    let (told, mut refused) = mpsc::unbounded_channel();
+    let machine = identity();
+    let join = join::join(&url, &machine, Backoff::new(1), || {
+        told.send(tokio::time::Instant::now()).unwrap();
+    });
+    let twice = async { (refused.recv().await.unwrap(), refused.recv().await.unwrap()) };
+    let (first, second) = tokio::select! {
+        _ = join => panic!("it was never let in"),
+        twice = twice => twice,
+    };
+    for took in [first - began, second - first] {
+        assert!((REFUSED_LIMIT..REFUSED_LIMIT + Duration::from_secs(90)).contains(&took), "{took:?}");
+    }
 }

@@ -59,7 +59,7 @@ impl Plan {
         };
         let prefix = &response.node_address_prefix;
         Ok(Self {
-            machine_api: registration.machine_api.clone(),
+            machine_api: registration.config.endpoint.clone(),
             server: PublicKey::from_base64(&response.server_public_key)?,
             server_address: parse(&response.server_address)?,
             address: parse(prefix.split_once('/').map_or(prefix.as_str(), |(address, _)| address))?,
@@ -74,6 +74,7 @@ mod tests {
     use agent_wire::link::ProvisionResponse;
 
     use super::*;
+    use crate::config::JoinConfig;
 
     fn registration() -> Registration {
         let response = ProvisionResponse {
@@ -83,7 +84,8 @@ mod tests {
             server_address: "fdae:41e4:649b:9303::1".into(),
             grpc_peer_addr_port: String::new(),
         };
-        Registration { machine_api: "http://192.0.2.1:8090".into(), response }
+        let config = JoinConfig::parse("kind: SideroLinkConfig\napiUrl: grpc://192.0.2.1:8090\n").unwrap();
+        Registration { config, response }
     }
 
     #[test]

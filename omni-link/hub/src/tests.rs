@@ -10,3 +10,4 @@ mod mortal;
 mod providers;
 mod requests;
 mod site;
+mod wireguard;

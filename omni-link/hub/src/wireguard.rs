@@ -13,7 +13,8 @@
 mod peers;
 mod watch;
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::io;
+use std::net::{IpAddr, Ipv6Addr, SocketAddrV6};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ use futures_util::StreamExt;
 use provider::resources::SIDEROLINK_CONFIG_ID;
 use provider::specs::{SiderolinkConfigSpec, SiderolinkSpec};
 use ring::rand::{SecureRandom, SystemRandom};
-use siderolink::{Buffers, Listener, PrivateKey, RelayServer, Tunnel, TunnelConfig};
+use siderolink::{Buffers, Listener, PrivateKey, RelayServer, Tunnel, TunnelConfig, TunnelStream};
 use thiserror::Error;
 use tokio::net::UdpSocket;
 use tokio_util::sync::CancellationToken;
@@ -123,6 +124,11 @@ impl Wireguard {
         }
     }
 
+    /// A stream to whoever has that address in the tunnel.
+    pub(crate) async fn dial(&self, address: Ipv6Addr, port: u16) -> io::Result<TunnelStream> {
+        self.tunnel.connect(SocketAddrV6::new(address, port, 0, 0)).await
+    }
+
     fn listen(&self, port: u16) -> Result<Listener, WireguardError> {
         Ok(self.tunnel.listen_with(port, BUFFERS)?)
     }
@@ -151,6 +157,16 @@ pub enum WireguardError {
 }
 
 impl Hub {
+    /// A stream to a machine through the tunnel, `None` when it is not known.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn connect_machine(&self, machine: &str, port: u16) -> io::Result<Option<TunnelStream>> {
+        let Some(wireguard) = &self.wireguard else { return Ok(None) };
+        let Some(address) = wireguard.peers.address_of(PeerKind::Link, machine) else { return Ok(None) };
+        wireguard.tunnel.connect(SocketAddrV6::new(address, port, 0, 0)).await.map(Some)
+    }
+
     /// Runs WireGuard on this socket until `shutdown`, with the event sink and the kernel logs inside.
     ///
     /// # Errors

@@ -156,6 +156,10 @@ impl Peers {
         self.lock().by_address.get(&address).cloned()
     }
 
+    pub(super) fn address_of(&self, kind: PeerKind, id: &str) -> Option<Ipv6Addr> {
+        self.lock().members.get(&(kind, id.to_owned())).map(|member| member.address)
+    }
+
     /// Peers of which it is known where they were.
     pub(super) fn callable(&self) -> Vec<PublicKey> {
         let inner = self.lock();

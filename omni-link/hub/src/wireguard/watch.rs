@@ -122,7 +122,7 @@ impl Wireguard {
     }
 
     /// Writes into the Links what the device sees.
-    pub(super) async fn report(&self, store: &Store, all: bool) -> Result<(), StateError> {
+    pub(crate) async fn report(&self, store: &Store, all: bool) -> Result<(), StateError> {
         for seen in self.peers.observe(all) {
             let change = |_: &mut Metadata, spec: &mut SiderolinkSpec| {
                 spec.connected = seen.connected;
