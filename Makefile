@@ -54,9 +54,12 @@ e2e: images ## Boots machines over the virtual PXE network (needs root)
 demo: images ## Three machines, three firmwares: from power-on to an installed system (KEEP=1 leaves it running)
 	$(BIN)/demo $(if $(KEEP),--keep)
 
-bench: build ## CPU of a boot decision, and the appliance with 2,000 machines
-	cargo bench -p testbed --bench decision
-	cargo test -p testbed --test scale -- --nocapture --include-ignored
+bench: setup build ## Thousands of clients against us and other servers, into docs/benchmarks.md (BENCH=dhcp,tftp: only those); boot decisions; 2,000 machines
+	tests/bench/peers.sh
+	$(BIN)/bootlace-bench suite --bootlace $(BIN)/bootlace \
+		$(if $(BENCH),--only $(BENCH),--write docs/benchmarks.md --plot docs/storm.svg)
+	$(if $(BENCH),,cargo bench -p testbed --bench decision)
+	$(if $(BENCH),,cargo test -p testbed --test scale -- --nocapture --include-ignored)
 
 conformance: build ## Omni's own Go clients against the hub, Talos' against the agent (needs Go)
 	tests/conformance/run.sh

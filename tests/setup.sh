@@ -5,7 +5,7 @@ set -euo pipefail
 packages=(
     gcc libc6-dev                                   # linking, and the few C parts of crates
     qemu-system-x86 qemu-utils ovmf ipxe ipxe-qemu  # the machines and their firmware
-    iproute2 dnsmasq-base                           # the virtual network and its plain DHCP server
+    iproute2 nftables dnsmasq-base                           # the virtual network and its plain DHCP server
     linux-image-cloud-amd64 linux-image-amd64       # the kernels that machines boot
     openipmi ipmitool                               # a BMC to talk to
     skopeo umoci                                    # to read container images with

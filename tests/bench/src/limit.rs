@@ -14,6 +14,9 @@ use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::TimeVal;
 
+use crate::cost::Cost;
+use crate::report::{Report, Unit};
+
 /// A head is read to its end or to so many bytes.
 const HEAD_MAX: usize = 4096;
 /// The bytes of one TFTP datagram of the usual block size with its header.
@@ -37,7 +40,7 @@ pub enum Limit {
         #[arg(long)]
         file: PathBuf,
     },
-    /// Sends datagrams in windows, each by one call, to nobody, and prints CPU seconds per GB
+    /// Sends datagrams in windows, each by one call, to nobody
     Windows {
         /// To whom
         #[arg(long)]
@@ -52,23 +55,20 @@ pub enum Limit {
 }
 
 impl Limit {
-    /// Serves for ever; only the last kind ends.
+    /// Serves for ever; only the last kind ends, with a report.
     ///
     /// # Errors
     /// When the sockets cannot be had.
-    pub fn run(&self) -> Result<()> {
+    pub fn run(&self) -> Result<Report> {
         match self {
             Self::Echo { listen } => echo(*listen),
             Self::Sendfile { listen, file } => serve_file(*listen, file),
-            Self::Windows { to, window, seconds } => {
-                println!("{:.4}", windows(*to, *window, Duration::from_secs_f64(*seconds))?);
-                Ok(())
-            }
+            Self::Windows { to, window, seconds } => windows(*to, *window, Duration::from_secs_f64(*seconds)),
         }
     }
 }
 
-fn echo(listen: SocketAddrV4) -> Result<()> {
+fn echo(listen: SocketAddrV4) -> Result<Report> {
     let socket = UdpSocket::bind(listen).with_context(|| format!("cannot bind udp {listen}"))?;
     let mut buffer = [0; 2048];
     loop {
@@ -79,7 +79,7 @@ fn echo(listen: SocketAddrV4) -> Result<()> {
 }
 
 /// One thread and one loop: each connection has its turn for what its socket takes.
-fn serve_file(listen: SocketAddrV4, path: &PathBuf) -> Result<()> {
+fn serve_file(listen: SocketAddrV4, path: &PathBuf) -> Result<Report> {
     let listener = TcpListener::bind(listen).with_context(|| format!("cannot bind tcp {listen}"))?;
     let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
     let length = file.metadata()?.len();
@@ -130,7 +130,7 @@ fn read_head(stream: &mut TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-fn windows(to: SocketAddrV4, window: usize, time: Duration) -> Result<f64> {
+fn windows(to: SocketAddrV4, window: usize, time: Duration) -> Result<Report> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
     if window > 1 {
         let segment = i32::try_from(DATAGRAM)?;
@@ -145,7 +145,10 @@ fn windows(to: SocketAddrV4, window: usize, time: Duration) -> Result<f64> {
             sent += bytes.len() as u64;
         }
     }
-    Ok((own_cpu()? - cpu_before) * 1e9 / crate::report::count(sent.max(1)))
+    let mut report = Report::new("windows", 1, Unit::Bytes);
+    (report.work, report.seconds) = (sent, started.elapsed().as_secs_f64());
+    report.server = Some(Cost { cpu_s: own_cpu()? - cpu_before, ..Cost::default() });
+    Ok(report)
 }
 
 fn own_cpu() -> Result<f64> {

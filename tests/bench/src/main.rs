@@ -82,7 +82,7 @@ fn run(cli: &Cli) -> Result<()> {
         Load::Script(load) => load.run(server)?,
         Load::Storm(load) => load.run(server)?,
         Load::Idle(load) => load.run()?,
-        Load::Limit(limit) => return limit.run(),
+        Load::Limit(limit) => limit.run()?,
         Load::Suite(suite) => return suite.run(),
     };
     show(&report, &cli.out)

@@ -46,6 +46,11 @@ impl Bed {
         Ok(bed)
     }
 
+    /// Leaves the server's kernel without an address.
+    pub(super) fn take_address(&self) -> Result<()> {
+        ip(&["-n", &self.server(), "addr", "flush", "dev", INTERFACE])
+    }
+
     /// Gives the client the addresses of a storm's machines.
     pub(super) fn add_machines(&self) -> Result<()> {
         let lines: String = (0..u32::from(ADDRESSES))

@@ -5,7 +5,8 @@ use std::ffi::OsStr;
 use anyhow::Result;
 
 use super::bed::{BODY, CLIENT, Files, INITRAMFS, INTERFACE, KERNEL, LARGE, LOADER, SERVER, SMALL};
-use super::servers::{Name, Running, boot_path, machines, words};
+use super::servers::Name::{self, Dnsmasq, Echo, Nginx, Ours, OursRaw, RsTftpd, Sendfile, TftpdHpa, Windows};
+use super::servers::{Running, boot_path, machines, words};
 use crate::report::Report;
 
 /// Groups that can be chosen.
@@ -19,6 +20,8 @@ pub enum Kind {
     Loss,
     /// Files and scripts
     Http,
+    /// The raw stack against the kernel's, on bad wires
+    Raw,
     /// A thousand boots at once
     Storm,
     /// Start and rest
@@ -26,8 +29,8 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 6] =
-        [Self::Idle, Self::Dhcp, Self::Tftp, Self::Loss, Self::Http, Self::Storm];
+    pub(super) const ALL: [Self; 7] =
+        [Self::Idle, Self::Dhcp, Self::Tftp, Self::Loss, Self::Http, Self::Raw, Self::Storm];
 
     pub(super) fn word(self) -> &'static str {
         match self {
@@ -35,6 +38,7 @@ impl Kind {
             Self::Tftp => "tftp",
             Self::Loss => "loss",
             Self::Http => "http",
+            Self::Raw => "raw",
             Self::Storm => "storm",
             Self::Idle => "idle",
         }
@@ -57,138 +61,79 @@ pub(super) struct Measure {
 
 #[derive(Clone, Copy, Debug)]
 enum Load {
-    Dhcp { port: u16, rate: Option<u32> },
-    Tftp { file: &'static str, window: u16, clients: u32, repeat: u32 },
-    Lossy { window: u16 },
-    File { clients: u32 },
-    Script { close: bool },
+    Dhcp {
+        port: u16,
+        rate: Option<u32>,
+    },
+    Tftp {
+        file: &'static str,
+        window: u16,
+        clients: u32,
+        repeat: u32,
+    },
+    Lossy {
+        window: u16,
+    },
+    File {
+        clients: u32,
+    },
+    /// One body, compared byte by byte, over a wire that loses so many of a thousand packets.
+    Body {
+        lost: u16,
+    },
+    Script {
+        close: bool,
+    },
     Storm,
     Idle,
 }
 
-const TFTP_PEERS: [Name; 4] = [Name::Ours, Name::Dnsmasq, Name::TftpdHpa, Name::RsTftpd];
+/// Name, group, rounds at most, servers, load; in the page's order.
+type Row = (&'static str, Kind, usize, &'static [Name], Load);
+
+#[rustfmt::skip]
+const ROWS: &[Row] = &[
+    ("Start to first offer, and memory at rest", Kind::Idle, 1, &[Ours, Dnsmasq], Load::Idle),
+    ("DHCP, port 67, as fast as it goes", Kind::Dhcp, 7, &[Ours, Dnsmasq, Echo], Load::Dhcp { port: 67, rate: None }),
+    ("DHCP, port 4011, as fast as it goes", Kind::Dhcp, 7, &[Ours, Dnsmasq], Load::Dhcp { port: 4011, rate: None }),
+    ("DHCP, port 67, 2,000 a second", Kind::Dhcp, 7, &[Ours, Dnsmasq, Echo], Load::Dhcp { port: 67, rate: Some(2000) }),
+    ("TFTP block by block, 100 clients, 256 KiB, blocks of 1468", Kind::Tftp, 5, TFTP, tftp(SMALL, 0, 100, 2)),
+    ("TFTP block by block, 1 client, 1 MiB, blocks of 1468", Kind::Tftp, 3, TFTP, tftp(LOADER, 0, 1, 8)),
+    ("TFTP windows of 4, 20 clients, 1 MiB", Kind::Tftp, 5, WINDOWS, tftp(LOADER, 4, 20, 4)),
+    ("TFTP windows of 16, 8 clients, 16 MiB", Kind::Tftp, 5, WINDOWS, tftp(LARGE, 16, 8, 2)),
+    ("TFTP, 1,000 clients at once, 256 KiB each", Kind::Tftp, 1, TFTP, tftp(SMALL, 0, 1000, 1)),
+    ("TFTP block by block, 1 % loss each way, 1 ms, 20 clients, 256 KiB", Kind::Loss, 2, TFTP, Load::Lossy { window: 0 }),
+    ("TFTP windows of 4, 1 % loss each way, 1 ms, 20 clients, 256 KiB", Kind::Loss, 2, &[Ours, RsTftpd], Load::Lossy { window: 4 }),
+    ("TFTP windows of 16, 1 % loss each way, 1 ms, 20 clients, 256 KiB", Kind::Loss, 2, &[Ours, RsTftpd], Load::Lossy { window: 16 }),
+    ("HTTP, 97 MB to 8 clients", Kind::Http, 5, &[Ours, OursRaw, Nginx, Sendfile], Load::File { clients: 8 }),
+    ("HTTP, 97 MB to 64 clients", Kind::Http, 3, &[Ours, OursRaw, Nginx, Sendfile], Load::File { clients: 64 }),
+    ("Boot script (nginx: a fixed text), 64 connections kept", Kind::Http, 5, &[Ours, Nginx], Load::Script { close: false }),
+    ("Boot script (nginx: a fixed text), a connection each", Kind::Http, 3, &[Ours, Nginx], Load::Script { close: true }),
+    ("HTTP, one body of 97 MB compared byte by byte, no loss, single packets", Kind::Raw, 3, RAW, Load::Body { lost: 0 }),
+    ("HTTP, the same, 0.1 % of packets lost", Kind::Raw, 3, RAW, Load::Body { lost: 1 }),
+    ("HTTP, the same, 1 % of packets lost", Kind::Raw, 3, RAW, Load::Body { lost: 10 }),
+    (STORM, Kind::Storm, 2, &[Ours, Nginx], Load::Storm),
+];
+
+const TFTP: &[Name] = &[Ours, Dnsmasq, TftpdHpa, RsTftpd];
+const WINDOWS: &[Name] = &[Ours, RsTftpd, Windows];
+const RAW: &[Name] = &[OursRaw, Ours];
+
+const fn tftp(file: &'static str, window: u16, clients: u32, repeat: u32) -> Load {
+    Load::Tftp { file, window, clients, repeat }
+}
 
 impl Measure {
-    /// All of them, in the page's order.
+    /// All of them.
     pub(super) fn all() -> Vec<Self> {
-        use Name::{Dnsmasq, Echo, Nginx, Ours, RsTftpd, Sendfile};
-        let one = |name, kind, rounds, servers: &[Name], load| Self {
+        let measure = |(name, kind, rounds, servers, load): &Row| Self {
             name,
-            kind,
-            rounds,
+            kind: *kind,
+            rounds: *rounds,
             servers: servers.to_vec(),
-            load,
+            load: *load,
         };
-        let tftp = |file, window, clients, repeat| Load::Tftp { file, window, clients, repeat };
-        vec![
-            one("Start to first offer, and memory at rest", Kind::Idle, 1, &[Ours, Dnsmasq], Load::Idle),
-            one(
-                "DHCP, port 67, as fast as it goes",
-                Kind::Dhcp,
-                7,
-                &[Ours, Dnsmasq, Echo],
-                Load::Dhcp { port: 67, rate: None },
-            ),
-            one(
-                "DHCP, port 4011, as fast as it goes",
-                Kind::Dhcp,
-                7,
-                &[Ours, Dnsmasq],
-                Load::Dhcp { port: 4011, rate: None },
-            ),
-            one(
-                "DHCP, port 67, 2,000 a second",
-                Kind::Dhcp,
-                7,
-                &[Ours, Dnsmasq, Echo],
-                Load::Dhcp { port: 67, rate: Some(2000) },
-            ),
-            one(
-                "TFTP block by block, 100 clients, 256 KiB, blocks of 1468",
-                Kind::Tftp,
-                5,
-                &TFTP_PEERS,
-                tftp(SMALL, 0, 100, 2),
-            ),
-            one(
-                "TFTP block by block, 1 client, 1 MiB, blocks of 1468",
-                Kind::Tftp,
-                3,
-                &TFTP_PEERS,
-                tftp(LOADER, 0, 1, 8),
-            ),
-            one(
-                "TFTP windows of 4, 20 clients, 1 MiB",
-                Kind::Tftp,
-                5,
-                &[Ours, RsTftpd],
-                tftp(LOADER, 4, 20, 4),
-            ),
-            one(
-                "TFTP windows of 16, 8 clients, 16 MiB",
-                Kind::Tftp,
-                5,
-                &[Ours, RsTftpd],
-                tftp(LARGE, 16, 8, 2),
-            ),
-            one(
-                "TFTP, 1,000 clients at once, 256 KiB each",
-                Kind::Tftp,
-                2,
-                &TFTP_PEERS,
-                tftp(SMALL, 0, 1000, 1),
-            ),
-            one(
-                "TFTP block by block, 1 % loss each way, 1 ms, 20 clients, 256 KiB",
-                Kind::Loss,
-                3,
-                &TFTP_PEERS,
-                Load::Lossy { window: 0 },
-            ),
-            one(
-                "TFTP windows of 4, 1 % loss each way, 1 ms, 20 clients, 256 KiB",
-                Kind::Loss,
-                3,
-                &[Ours, RsTftpd],
-                Load::Lossy { window: 4 },
-            ),
-            one(
-                "TFTP windows of 16, 1 % loss each way, 1 ms, 20 clients, 256 KiB",
-                Kind::Loss,
-                3,
-                &[Ours, RsTftpd],
-                Load::Lossy { window: 16 },
-            ),
-            one(
-                "HTTP, 97 MB to 8 clients",
-                Kind::Http,
-                5,
-                &[Ours, Nginx, Sendfile],
-                Load::File { clients: 8 },
-            ),
-            one(
-                "HTTP, 97 MB to 64 clients",
-                Kind::Http,
-                3,
-                &[Ours, Nginx, Sendfile],
-                Load::File { clients: 64 },
-            ),
-            one(
-                "Boot script (nginx: a fixed text), 64 connections kept",
-                Kind::Http,
-                5,
-                &[Ours, Nginx],
-                Load::Script { close: false },
-            ),
-            one(
-                "Boot script (nginx: a fixed text), a connection each",
-                Kind::Http,
-                3,
-                &[Ours, Nginx],
-                Load::Script { close: true },
-            ),
-            one(STORM, Kind::Storm, 2, &[Ours, Nginx], Load::Storm),
-        ]
+        ROWS.iter().map(measure).collect()
     }
 
     /// One round against one server.
@@ -213,6 +158,15 @@ impl Measure {
                 "http --server {SERVER}:{} --path /assets/{BODY} --clients {clients}",
                 http_port(server.name)
             )),
+            Load::Body { lost } => {
+                server.bed.lose(http_port(server.name), lost)?;
+                let file = files.assets().join(BODY);
+                words(&format!(
+                    "http --server {SERVER}:{} --path /assets/{BODY} --compare {} --limit 60",
+                    http_port(server.name),
+                    file.display()
+                ))
+            }
             Load::Script { close } => {
                 let path = if server.name.is_ours() { boot_path("{n}") } else { "/script".into() };
                 let close = if close { "--close" } else { "" };
@@ -228,7 +182,10 @@ impl Measure {
             }
             Load::Idle => return server.idle(files),
         };
-        server.load(&arguments)
+        match (server.name, self.load) {
+            (Name::Windows, Load::Tftp { window, .. }) => server.windows(window),
+            _ => server.load(&arguments),
+        }
     }
 }
 
@@ -250,7 +207,7 @@ mod tests {
     fn every_measure_has_us_and_a_name_of_its_own() {
         let all = Measure::all();
         for measure in &all {
-            assert!(measure.servers.contains(&Name::Ours) && measure.rounds > 0, "{}", measure.name);
+            assert!(measure.servers.contains(&Ours) && measure.rounds > 0, "{}", measure.name);
             assert_eq!(all.iter().filter(|other| other.name == measure.name).count(), 1);
         }
         assert!(Kind::ALL.iter().all(|kind| all.iter().any(|measure| measure.kind == *kind)));

@@ -37,6 +37,7 @@ pub(crate) enum Name {
     /// What the machine allows.
     Echo,
     Sendfile,
+    Windows,
 }
 
 impl Name {
@@ -50,6 +51,7 @@ impl Name {
             Self::Nginx => "ngx",
             Self::Echo => "ech",
             Self::Sendfile => "snd",
+            Self::Windows => "win",
         }
     }
 
@@ -63,6 +65,7 @@ impl Name {
             Self::Nginx => "nginx",
             Self::Echo => "limit: an echo",
             Self::Sendfile => "limit: a sendfile loop",
+            Self::Windows => "limit: windows sent to nobody",
         }
     }
 
@@ -71,7 +74,7 @@ impl Name {
     }
 
     pub(super) fn is_limit(self) -> bool {
-        matches!(self, Self::Echo | Self::Sendfile)
+        matches!(self, Self::Echo | Self::Sendfile | Self::Windows)
     }
 }
 
@@ -126,7 +129,7 @@ impl Peers {
 
     pub(super) fn has(&self, name: Name) -> bool {
         match name {
-            Name::Ours | Name::OursRaw | Name::Echo | Name::Sendfile => true,
+            Name::Ours | Name::OursRaw | Name::Echo | Name::Sendfile | Name::Windows => true,
             Name::Dnsmasq => self.dnsmasq.is_some(),
             Name::TftpdHpa => self.tftpd_hpa.is_some(),
             Name::RsTftpd => self.rs_tftpd.is_some(),
@@ -160,6 +163,15 @@ impl Running {
             bail!("the load ended with {}: {arguments:?}", output.status);
         }
         serde_json::from_slice(&output.stdout).context("the load's report cannot be read")
+    }
+
+    /// Sends windows from where the server is.
+    pub(super) fn windows(&self, window: u16) -> Result<Report> {
+        let program = std::env::current_exe().context("cannot find our own binary")?;
+        let mut command = inside(&self.bed.server(), Some(SERVER_CPU), program);
+        command.args(["-o", "json"]).args(words(&format!("limit windows --to {CLIENT}:9 --window {window}")));
+        let output = command.stderr(Stdio::inherit()).output()?;
+        serde_json::from_slice(&output.stdout).context("the report cannot be read")
     }
 
     /// Starts the server again and again: it was not kept running for this.
@@ -281,6 +293,11 @@ pub(super) fn command(
             command = start(program(&peers.nginx)?);
             command.arg("-p").arg(&own).arg("-c").arg(config);
         }
+        Name::Windows => {
+            // There is nothing to serve: the load runs in its place.
+            command = start("sleep".into());
+            command.arg("infinity");
+        }
         Name::Echo => {
             command = start(ourselves()?);
             command.args(["limit", "echo", "--listen", "0.0.0.0:67"]);
@@ -306,6 +323,9 @@ pub(super) fn start(
     peers: &Peers,
     suite: &Suite,
 ) -> Result<Running> {
+    if name == Name::OursRaw {
+        bed.take_address()?;
+    }
     if matches!(kind, Kind::Storm | Kind::Tftp | Kind::Loss) {
         bed.add_machines()?;
     }
@@ -322,7 +342,7 @@ pub(super) fn start(
     }
     let mut running = Running { name, bed, child, group, idle_command };
     let ready = match (kind, name) {
-        (Kind::Idle, _) | (_, Name::Echo) => return Ok(running),
+        (Kind::Idle, _) | (_, Name::Echo | Name::Windows) => return Ok(running),
         (Kind::Dhcp, _) => words(&format!(
             "dhcp --server {SERVER} --address {CLIENT} --interface {INTERFACE} --seconds 0.02"
         )),
