@@ -3,10 +3,11 @@
 use prost_types::field_descriptor_proto::{Label, Type};
 use prost_types::{DescriptorProto, FileDescriptorSet};
 
-const PROTOS: [&str; 8] = [
+const PROTOS: [&str; 9] = [
     "proto/account.proto",
     "proto/infra.proto",
     "proto/machine.proto",
+    "proto/machine_status.proto",
     "proto/request.proto",
     "proto/siderolink.proto",
     "proto/system.proto",

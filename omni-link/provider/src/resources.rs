@@ -128,6 +128,8 @@ shared! {
     specs::ClusterSpec, "Clusters.omni.sidero.dev", DEFAULT_NAMESPACE;
     specs::MachineSetNodeSpec, "MachineSetNodes.omni.sidero.dev", DEFAULT_NAMESPACE;
     specs::SiderolinkSpec, "Links.omni.sidero.dev", DEFAULT_NAMESPACE;
+    specs::PendingMachineStatusSpec, "PendingMachineStatuses.omni.sidero.dev", EPHEMERAL_NAMESPACE;
+    specs::MachineStatusSpec, "MachineStatuses.omni.sidero.dev", DEFAULT_NAMESPACE;
     specs::LinkStatusSpec, "LinkStatuses.omni.sidero.dev", EPHEMERAL_NAMESPACE;
     specs::SiderolinkConfigSpec, "Configs.omni.sidero.dev", DEFAULT_NAMESPACE;
     specs::SiderolinkApiConfigSpec, "SiderolinkAPIConfigs.omni.sidero.dev", DEFAULT_NAMESPACE;

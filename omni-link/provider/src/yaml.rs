@@ -25,6 +25,7 @@ named!(
     crate::specs::infra_machine_spec::MachinePowerState,
     crate::specs::infra_machine_status_spec::MachinePowerState,
     crate::specs::machine_request_status_spec::Stage,
+    crate::specs::machine_status_spec::Role,
     crate::specs::public_key_spec::Type,
     crate::specs::resource_definition_spec::Sensitivity,
     crate::specs::GrpcTunnelMode,
