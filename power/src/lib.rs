@@ -1,13 +1,14 @@
 //! How a machine is switched on and off.
 //!
-//! A [`Bmc`] is the power switch of one machine, whatever is behind it: here the HTTP API of a virtual
-//! machine ([`api::ApiBmc`]).
+//! A [`Bmc`] is the power switch of one machine, whatever is behind it: the BMC of a real machine
+//! ([`ipmi::IpmiBmc`]), or the HTTP API of a virtual one ([`api::ApiBmc`]).
 //!
-//! Invariant: a call is one exchange with one machine's controller and ends within [`CALL_LIMIT`]. Nothing is
-//! retried, cached or shared between machines here, so a controller that does not answer delays nobody else.
-//! What to do about an error is decided by the caller, whose driver loop is in `omni-link`.
+//! Invariant: a call is about one machine's controller, and each exchange of it ends within [`CALL_LIMIT`].
+//! Nothing is shared between machines here, so a controller that does not answer delays nobody else. What to do
+//! about an error is decided by the caller, whose driver loop is in `omni-link`.
 
 pub mod api;
+pub mod ipmi;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -71,10 +72,18 @@ pub enum PowerError {
         address: SocketAddr,
         /// The request, as method and path.
         request: String,
-        /// The HTTP status of the answer.
+        /// The HTTP status of the answer, or IPMI's completion code.
         status: u16,
         /// The beginning of the answer's body, in one line.
         detail: String,
+    },
+    /// The controller does not let us in.
+    #[error("power controller {address} does not let us in: {reason}")]
+    Login {
+        /// The controller.
+        address: SocketAddr,
+        /// Why.
+        reason: ipmi::session::LoginError,
     },
     /// The controller answered something that is not its protocol.
     #[error(
