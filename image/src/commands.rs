@@ -2,6 +2,7 @@
 
 pub(crate) mod configure;
 pub(crate) mod extension;
+pub(crate) mod flash;
 pub(crate) mod oci;
 pub(crate) mod update;
 pub(crate) mod usb;

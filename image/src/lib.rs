@@ -14,6 +14,7 @@ pub mod cpio;
 pub mod drivers;
 pub mod extension;
 pub mod firmware;
+pub mod flash;
 pub mod initramfs;
 pub mod modules;
 pub mod oci;

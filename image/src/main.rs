@@ -60,6 +60,11 @@ enum Command {
     #[command(after_help = "Example:
   bootlace-image update /dev/sdx --from bootlace-new.img")]
     Update(commands::update::UpdateArgs),
+    /// Put an image on a USB stick, and check that it is there
+    #[command(after_help = "Examples:
+  bootlace-image flash bootlace.img            lists the disks that are there
+  bootlace-image flash bootlace.img /dev/sdx   asks, writes, reads back")]
+    Flash(commands::flash::FlashArgs),
 }
 
 #[derive(Debug, Args)]
@@ -117,6 +122,7 @@ fn main() -> ExitCode {
         Command::Usb(args) => commands::usb::run(&args),
         Command::Configure(args) => commands::configure::run(&args),
         Command::Update(args) => commands::update::run(&args),
+        Command::Flash(args) => commands::flash::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
