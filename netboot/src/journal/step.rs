@@ -182,11 +182,6 @@ pub enum Step {
     Rebooted,
     /// It has Talos on its disk.
     Installed,
-    /// An operating system came up.
-    OsBooted {
-        /// From where: disk or network.
-        from: String,
-    },
     /// It is known no longer.
     Removed,
 }
@@ -240,7 +235,6 @@ impl fmt::Display for Step {
             Self::Released => f.write_str("left its cluster"),
             Self::Rebooted => f.write_str("was rebooted"),
             Self::Installed => f.write_str("has Talos on its disk"),
-            Self::OsBooted { from } => write!(f, "runs an operating system from {from}"),
             Self::Removed => f.write_str("was removed"),
         }
     }

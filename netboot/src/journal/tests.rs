@@ -62,7 +62,6 @@ fn steps() -> Vec<Step> {
         Step::Released,
         Step::Rebooted,
         Step::Installed,
-        Step::OsBooted { from: "disk".to_owned() },
         Step::Removed,
     ]
 }
