@@ -164,6 +164,17 @@ pub(crate) struct Hub {
     pub machine_api_port: u16,
     /// TCP port for kernel logs; `None`: machines are not told to send them.
     pub kernel_log_port: Option<u16>,
+    /// `None`: machines are known by the address that they call from.
+    pub wireguard: Option<Wireguard>,
+}
+
+/// See [`file::Hub`].
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wireguard {
+    /// UDP port.
+    pub port: u16,
+    /// All machines come over gRPC.
+    pub over_grpc: bool,
 }
 
 /// Why a configuration was refused. Its text says where and what to write instead.

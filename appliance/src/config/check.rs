@@ -15,7 +15,9 @@ use tracing_subscriber::EnvFilter;
 
 use super::file::{self, File};
 use super::flags::Overrides;
-use super::{Agent, AgentKind, Api, Boot, Config, ConfigError, Hub, Netboot, Omni, Provider, SOCKET_NAME};
+use super::{
+    Agent, AgentKind, Api, Boot, Config, ConfigError, Hub, Netboot, Omni, Provider, SOCKET_NAME, Wireguard,
+};
 
 const DEFAULT_STATE_DIR: &str = "/var/lib/bootlace";
 /// Image Factory's schematic without any customization.
@@ -26,6 +28,8 @@ const KEEP_ARGUMENT: &str = "bootlace.keep=";
 const SOCKET_PATH_MAX: usize = 107;
 /// The hub's API is for this host unless told otherwise.
 const HUB_API_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 50044);
+/// Omni's usual one.
+const WIREGUARD_PORT: u16 = 50180;
 const PROVIDER_ID_MAX: usize = 63;
 
 pub(super) fn line_of(text: &str, span: &Range<usize>) -> usize {
@@ -74,7 +78,17 @@ impl Checker<'_> {
             api_listen: file.hub.api_listen.unwrap_or(HUB_API_LISTEN),
             machine_api_port: file.hub.machine_api_port.unwrap_or(8090),
             kernel_log_port: Some(file.hub.kernel_log_port.unwrap_or(8092)).filter(|port| *port != 0),
+            wireguard: file.hub.wireguard.unwrap_or(true).then_some(Wireguard {
+                port: file.hub.wireguard_port.unwrap_or(WIREGUARD_PORT),
+                over_grpc: file.hub.wireguard_over_grpc,
+            }),
         };
+        if hub.wireguard.is_some_and(|wireguard| wireguard.port == 0) {
+            return Err(self.wrong(
+                "hub.wireguard_port",
+                "machines have to be told a port above 0; `wireguard = false` needs none".to_owned(),
+            ));
+        }
         let ports = [port, hub.machine_api_port, hub.api_listen.port()];
         if let Some(taken) = hub.kernel_log_port.filter(|log| ports.contains(log)) {
             return Err(self.wrong(

@@ -164,6 +164,12 @@ pub(super) struct Hub {
     pub machine_api_port: Option<u16>,
     /// TCP port that machines send their kernel logs to; 0 for none.
     pub kernel_log_port: Option<u16>,
+    /// Events and kernel logs come through WireGuard.
+    pub wireguard: Option<bool>,
+    /// UDP port of WireGuard.
+    pub wireguard_port: Option<u16>,
+    /// All machines come by WireGuard over gRPC, on the machine API's port.
+    pub wireguard_over_grpc: bool,
 }
 
 /// `[log]`

@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use cosi::State;
 use cosi::embedded::EmbeddedState;
 use futures_util::stream;
-use hub::{ApiServer, Hub, HubConfig, ImageFactory, SchematicError, ValidatedState};
+use hub::{ApiServer, Hub, HubConfig, ImageFactory, SchematicError, ValidatedState, WireguardConfig};
 use netboot_assets::factory::{Factory, FactoryConfig};
 use netboot_link::http;
 use omni_auth::ServiceAccountKey;
@@ -62,7 +62,10 @@ pub(super) async fn start(site: &mut Site, sockets: HubSockets) -> anyhow::Resul
             .hub
             .kernel_log_port
             .map(|port| SocketAddr::new(IpAddr::V4(site.advertise), port).to_string()),
-        wireguard: None,
+        wireguard: sockets.wireguard.as_ref().zip(config.hub.wireguard).map(|(socket, wireguard)| {
+            let endpoint = SocketAddr::new(IpAddr::V4(site.advertise), wireguard.port).to_string();
+            WireguardConfig { endpoint, over_grpc: socket.over_grpc }
+        }),
         image_factory: Some(Arc::new(FactoryForHub::new(&config.boot.factory)?)),
     };
     let hub = Hub::open(hub_config, store, observer).await.context("cannot open the hub")?;
@@ -94,6 +97,10 @@ pub(super) async fn start(site: &mut Site, sockets: HubSockets) -> anyhow::Resul
             machine_api.await;
             Ok(())
         });
+    }
+    if let Some(socket) = sockets.wireguard {
+        let (hub, shutdown) = (hub.clone(), shutdown.clone());
+        site.spawn("wireguard", async move { Ok(hub.serve_wireguard(&socket.udp, shutdown).await?) });
     }
     site.spawn("hub", async move {
         hub.run(shutdown).await;

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use anyhow::Context;
 use netboot_link::{dhcp, raw, tftp};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, UdpSocket, UnixListener};
 
 use super::networks::Network;
 use crate::config::Config;
@@ -22,8 +22,17 @@ pub(super) struct HubSockets {
     pub(super) api: TcpListener,
     /// The kernel's, and one for each network of a raw stack.
     pub(super) machine_api: Vec<TcpListener>,
-    /// Empty unless machines are told to send them here.
+    /// Empty unless machines are told to send them here. With WireGuard they come through it.
     pub(super) kernel_logs: Vec<TcpListener>,
+    /// With WireGuard.
+    pub(super) wireguard: Option<WireguardSocket>,
+}
+
+/// How machines reach WireGuard.
+pub(super) struct WireguardSocket {
+    pub(super) udp: UdpSocket,
+    /// Machines on networks of a raw stack have no way to the kernel's UDP.
+    pub(super) over_grpc: bool,
 }
 
 pub(super) struct BootSockets {
@@ -109,8 +118,15 @@ impl HubSockets {
             api: tcp(config.hub.api_listen, "the hub's API").await?,
             machine_api: everywhere(config.hub.machine_api_port, "the machine API").await?,
             kernel_logs: match config.hub.kernel_log_port {
-                Some(port) => everywhere(port, "kernel logs").await?,
-                None => Vec::new(),
+                Some(port) if config.hub.wireguard.is_none() => everywhere(port, "kernel logs").await?,
+                _ => Vec::new(),
+            },
+            wireguard: match config.hub.wireguard {
+                Some(wireguard) => Some(WireguardSocket {
+                    udp: udp(SocketAddr::new(listen, wireguard.port), "WireGuard").await?,
+                    over_grpc: wireguard.over_grpc || !raw.is_empty(),
+                }),
+                None => None,
             },
         })
     }
@@ -150,6 +166,10 @@ fn raw_tcp(place: &RawPlace<'_>, port: u16) -> anyhow::Result<TcpListener> {
 }
 
 /// A thousand machines may connect at the same moment.
+async fn udp(address: SocketAddr, what: &str) -> anyhow::Result<UdpSocket> {
+    UdpSocket::bind(address).await.with_context(|| format!("cannot listen on udp {address} for {what}"))
+}
+
 async fn tcp(address: SocketAddr, what: &str) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address} for {what}"))
 }

@@ -18,7 +18,9 @@ use bootlace_agent::cmdline::{Cmdline, substitute};
 use bootlace_agent::config::JoinConfig;
 use bootlace_agent::disks::{self, Target};
 use bootlace_agent::identity::{self, Identity};
+use bootlace_agent::join::Registration;
 use bootlace_agent::retry::Backoff;
+use bootlace_agent::wireguard::{Plan, Up};
 use bootlace_agent::{join, machine, net, say};
 use hyper::Uri;
 use tokio::sync::mpsc;
@@ -92,7 +94,8 @@ impl Boot {
 /// What is done with the machine when it has joined.
 enum Then {
     Reboot,
-    Stay,
+    /// With the tunnel, as long as the machine runs.
+    Stay(Option<Up>),
 }
 
 /// Runs the machine: the network in the background, everything else in order, again from the beginning when
@@ -106,17 +109,17 @@ pub async fn run() -> Result<(), Infallible> {
     let life = async {
         let Some(first) = addresses.recv().await else { return };
         let mut backoff = Backoff::new(seed);
-        loop {
+        let _up = loop {
             match live(kernel, &first).await {
                 Ok(Then::Reboot) => machine::reboot_now(),
-                Ok(Then::Stay) => break,
+                Ok(Then::Stay(up)) => break up,
                 Err(error) => {
                     let wait = backoff.next_wait();
                     say!("{error:#}; again in {} s", wait.as_secs());
                     tokio::time::sleep(wait).await;
                 }
             }
-        }
+        };
         // Later addresses need no act, but somebody has to listen.
         while addresses.recv().await.is_some() {}
     };
@@ -141,22 +144,34 @@ async fn live(kernel: &str, up: &net::Up) -> Result<Then> {
     let config = configuration(&boot.cmdline, &identity, up).await?;
     let version = boot.arguments.version();
     let version = version.as_deref().unwrap_or(join::TALOS_VERSION);
-    join::provision(&config, &identity, version).await?;
+    let response = join::provision(&config, &identity, version).await?;
     say!("joined as {}, Talos {version}", identity.uuid);
+    let registration = Registration { config, response };
+    let up = bring_up(&registration, &identity).await;
+    let config = registration.config;
 
     if boot.state.is_some() {
-        tell(&config, &events::boot_began()).await?;
+        tell(&config, up.as_ref(), &events::boot_began()).await?;
         say!("running from disk");
-        return Ok(Then::Stay);
+        return Ok(Then::Stay(up));
     }
     let Some(url) = &boot.arguments.installer else {
         say!("no standin.installer on the kernel command line: stays in memory");
-        return Ok(Then::Stay);
+        return Ok(Then::Stay(up));
     };
     let state = State { cmdline: boot.cmdline, unique_token: identity.token.encode() };
     write_disk(url, &state).await?;
-    tell(&config, &events::install_ended()).await?;
+    tell(&config, up.as_ref(), &events::install_ended()).await?;
     Ok(Then::Reboot)
+}
+
+/// SideroLink's tunnel, as Talos has it for as long as it runs. A hub without WireGuard is reached without.
+async fn bring_up(registration: &Registration, identity: &Identity) -> Option<Up> {
+    let up = match Plan::read(registration) {
+        Ok(plan) => Up::start(plan, &identity.wireguard).await,
+        Err(error) => Err(error.into()),
+    };
+    up.inspect_err(|error| say!("no tunnel: {error}")).ok()
 }
 
 /// The join configuration, with the machine's own values in its URL.
@@ -187,11 +202,11 @@ fn all_disks() -> Vec<Target> {
 }
 
 /// Sends an event until it is taken.
-async fn tell(config: &JoinConfig, event: &SequenceEvent) -> Result<()> {
+async fn tell(config: &JoinConfig, up: Option<&Up>, event: &SequenceEvent) -> Result<()> {
     let sink = config.event_endpoint.as_deref().context("the configuration names no event sink")?;
     let mut attempt = 1;
     loop {
-        match events::publish(sink, event).await {
+        match events::publish(sink, up.map(Up::tunnel), event).await {
             Ok(()) => return Ok(()),
             Err(error) if attempt < PUBLISH_ATTEMPTS => say!("{error:#}; again in a moment"),
             Err(error) => return Err(error),

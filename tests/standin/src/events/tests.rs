@@ -37,7 +37,7 @@ async fn events_arrive_as_talos_sends_them() {
     let (sender, mut receiver) = mpsc::unbounded_channel();
     let address = sink(Some(sender)).await;
     for event in [install_ended(), boot_began()] {
-        publish(&address, &event).await.unwrap();
+        publish(&address, None, &event).await.unwrap();
         let data = receiver.recv().await.unwrap().data.unwrap();
         assert_eq!(data.type_url, "talos/runtime/machine.SequenceEvent");
         assert_eq!(SequenceEvent::decode(data.value.as_slice()).unwrap(), event);
@@ -47,7 +47,7 @@ async fn events_arrive_as_talos_sends_them() {
 #[tokio::test]
 async fn a_refusal_says_who_refused_what() {
     let address = sink(None).await;
-    let error = format!("{:#}", publish(&address, &boot_began()).await.unwrap_err());
+    let error = format!("{:#}", publish(&address, None, &boot_began()).await.unwrap_err());
     assert!(error.contains(&address) && error.contains("boot") && error.contains("no machines"), "{error}");
 }
 
