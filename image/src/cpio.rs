@@ -18,12 +18,12 @@ const CHARACTER_DEVICE: u32 = 0o020_000;
 
 /// An archive in the making. Entries are written sorted by path, with inode numbers in that order, owner 0 and
 /// time 0, so that equal contents give equal bytes.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Archive {
     entries: BTreeMap<String, Entry>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Entry {
     mode: u32,
     device: (u32, u32),

@@ -18,7 +18,7 @@ const SLOT_B: u32 = 6;
 /// Modules for BIOS and UEFI; `grub-mkimage` adds what they need.
 const BOTH: &[&str] =
     &["part_gpt", "newc", "loadenv", "regexp", "memdisk", "tar", "normal", "test", "echo", "sleep", "reboot"];
-const BIOS: &[&str] = &["biosdisk", "loopback", "configfile", "linux", "serial", "terminal"];
+const BIOS: &[&str] = &["biosdisk", "configfile", "linux", "serial", "terminal"];
 const EFI: &[&str] = &["chain"];
 
 /// Runs before GRUB can do more than set variables: where it was started from, and where its configuration is.
@@ -80,12 +80,9 @@ function start {{
   else
     set linux=
     if source "($disk,gpt$part)/slot.cfg"; then
-      if loopback uki "($disk,gpt$part)/uki.efi"; then
-        if linux "(uki)$linux" $cmdline; then
-          if initrd "(uki)$initrd"; then boot; fi
-        fi
+      if linux "($disk,gpt$part)$linux" $cmdline; then
+        if initrd "($disk,gpt$part)$initrd"; then boot; fi
       fi
-      loopback -d uki
     fi
   fi
   echo "bootlace: slot $1 does not start"
@@ -192,7 +189,7 @@ mod tests {
     #[test]
     fn every_shell_word_of_the_configuration_is_a_module_that_is_packed() {
         let text = config();
-        for (word, module) in [("save_env", "loadenv"), ("chainloader", "chain"), ("loopback", "loopback")] {
+        for (word, module) in [("save_env", "loadenv"), ("chainloader", "chain"), ("source", "configfile")] {
             assert!(text.contains(word));
             assert!(BOTH.iter().chain(BIOS).chain(EFI).any(|packed| *packed == module), "{module}");
         }

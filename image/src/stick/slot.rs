@@ -6,7 +6,7 @@
 //! is already in the kernel image is not there twice: the manifest says where in it.
 
 use std::collections::BTreeMap;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{Cursor, Read, Seek, SeekFrom};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use sha2::{Digest as _, Sha256};
@@ -25,6 +25,10 @@ pub const MANIFEST: &str = "/etc/bootlace-slot";
 pub const UKI: &str = "uki.efi";
 /// For GRUB on a BIOS.
 const BIOS_CONFIG: &str = "slot.cfg";
+/// It is filled up to this length with comment, so that what is behind it does not move with its numbers.
+const BIOS_CONFIG_LENGTH: usize = 512;
+/// Sorted directly before the kernel image, it moves that to a sector.
+const FILL: &str = "uki";
 /// One line for people: what this is.
 const VERSION: &str = "version";
 /// Entries of an archive that is read: a slot has about ten.
@@ -98,10 +102,23 @@ pub fn build(
     let manifest = ExtraFile { path: MANIFEST.to_owned(), mode: 0o644, data: manifest.into_bytes() };
     let initramfs = initramfs(manifest)?;
     let image = sign(uki::build(Arch::Amd64, &parts(&initramfs))?)?;
-    archive.file(BIOS_CONFIG, 0o644, bios_config(&image)?.into_bytes())?;
     archive.file(VERSION, 0o644, format!("{version}\n").into_bytes())?;
-    archive.file(UKI, 0o644, image)?;
-    Ok(archive.emit())
+    // The kernel image is to begin at a sector, so that GRUB reads its parts straight from the disk. What is before
+    // it has a fixed length, but for a file that fills up.
+    let with = |fill: usize, config: String| {
+        let mut archive = archive.clone();
+        archive.file(BIOS_CONFIG, 0o644, config.into_bytes())?;
+        archive.file(FILL, 0o644, vec![0; fill])?;
+        archive.file(UKI, 0o644, image.clone())?;
+        let bytes = archive.emit();
+        let at = Reader::open(&mut Cursor::new(&bytes), 0, bytes.len() as u64)?.place(UKI)?;
+        anyhow::Ok((bytes, at))
+    };
+    let (_, unfilled) = with(0, bios_config(&image, 0)?)?;
+    let start = unfilled.next_multiple_of(SECTOR);
+    let (bytes, at) = with(usize::try_from(start - unfilled)?, bios_config(&image, start)?)?;
+    ensure!(at == start, "the kernel image is at {at} instead of {start}");
+    Ok(bytes)
 }
 
 fn find(image: &[u8], name: &str) -> Result<uki::Section> {
@@ -109,19 +126,18 @@ fn find(image: &[u8], name: &str) -> Result<uki::Section> {
     found.with_context(|| format!("the kernel image has no section {name}"))
 }
 
-/// Where GRUB finds kernel and initramfs, in sectors of the kernel image.
-fn bios_config(image: &[u8]) -> Result<String> {
+/// Where GRUB finds kernel and initramfs, in sectors of the slot, whose kernel image begins at a byte.
+fn bios_config(image: &[u8], start: u64) -> Result<String> {
     let sectors = |name: &str| -> Result<String> {
         let section = find(image, name)?;
-        let (at, length) = (section.offset as u64, section.length as u64);
+        let (at, length) = (start + section.offset as u64, section.length as u64);
         ensure!(at % SECTOR == 0, "{name} does not begin at a sector");
         Ok(format!("{}+{}", at / SECTOR, length.div_ceil(SECTOR)))
     };
-    Ok(format!(
-        "set linux={}\nset initrd={}\nset cmdline=\"{CMDLINE}\"\n",
-        sectors(".linux")?,
-        sectors(".initrd")?
-    ))
+    let (linux, initrd) = (sectors(".linux")?, sectors(".initrd")?);
+    let text = format!("set linux={linux}\nset initrd={initrd}\nset cmdline=\"{CMDLINE}\"\n");
+    ensure!(text.len() < BIOS_CONFIG_LENGTH, "the command line is too long");
+    Ok(format!("{text:#<BIOS_CONFIG_LENGTH$}"))
 }
 
 /// Reads a manifest.
@@ -188,6 +204,11 @@ impl<'a, D: Read + Seek> Reader<'a, D> {
     /// How long the archive is.
     pub fn length(&self) -> u64 {
         self.length
+    }
+
+    /// Where a file begins.
+    fn place(&self, name: &str) -> Result<u64> {
+        Ok(self.files.get(name).with_context(|| format!("the slot has no {name}"))?.0)
     }
 
     /// Reads a file, or a part of it.

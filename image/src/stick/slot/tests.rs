@@ -34,7 +34,10 @@ fn what_is_served_is_read_back_and_the_kernel_is_there_once() {
     assert_eq!(reader.read_entry(&entries[0]).unwrap(), b"the kernel");
     assert_eq!(reader.read_entry(&entries[1]).unwrap(), b"ipxe");
     let config = String::from_utf8(reader.read(BIOS_CONFIG, 0, None).unwrap()).unwrap();
-    assert!(config.starts_with("set linux=") && config.contains("console=ttyS0"), "{config}");
+    assert!(config.contains("console=ttyS0"), "{config}");
+    let place = config.strip_prefix("set linux=").and_then(|rest| rest.split_once('+')).unwrap().0;
+    let at = place.parse::<usize>().unwrap() * 512;
+    assert_eq!(&slot[at..][..10], b"the kernel", "GRUB finds it at a sector of the slot");
 }
 
 #[test]
