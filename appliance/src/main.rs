@@ -4,16 +4,19 @@
 //! * [`run`]: builds the parts top-down and runs them until the first one ends.
 //! * [`policy`]: what a machine that asks gets: a script, its configuration, or a refusal with its reason.
 //! * [`recorder`]: the boot journal on disk.
+//! * [`status`]: what it is doing, in one answer.
 //! * [`sys`]: the allocator's settings.
 //! * [`operator`]: the operator API on a unix socket; [`cli`] is its client.
 
 mod cli;
 mod config;
 mod events;
+mod log;
 mod operator;
 mod policy;
 mod recorder;
 mod run;
+mod status;
 mod sys;
 
 use std::process::ExitCode;

@@ -58,6 +58,7 @@ pub(crate) struct Images {
 /// See the module.
 pub(crate) struct Policy {
     settings: Settings,
+    agent_scripts: AgentScripts,
     images: Arc<Images>,
     view: Arc<View>,
     vouchers: Arc<Mutex<Vouchers>>,
@@ -70,6 +71,7 @@ impl Policy {
     /// Answers from `view`.
     pub(crate) fn new(settings: Settings, images: Images, view: Arc<View>) -> Self {
         Self {
+            agent_scripts: AgentScripts::of(&settings),
             settings,
             images: Arc::new(images),
             view,
@@ -83,6 +85,7 @@ impl Policy {
     /// the configuration is known to the policies of all networks alike.
     pub(crate) fn for_network(&self, settings: Settings, main: Ipv4Addr, own: Ipv4Addr) -> Self {
         Self {
+            agent_scripts: AgentScripts::of(&settings),
             settings,
             images: Arc::clone(&self.images),
             view: Arc::clone(&self.view),
@@ -160,12 +163,10 @@ impl Policy {
     }
 
     fn agent(&self, arch: Arch) -> Result<Script, Unbootable> {
-        let settings = &self.settings;
-        let args = KernelArgs::agent(settings.base, arch, settings.agent_test_mode).and(&settings.agent_args);
-        match &settings.agent {
-            AgentKind::Bootlace => Ok(agent_script(settings.base, arch, &args)?),
+        match &self.settings.agent {
+            AgentKind::Bootlace => Ok(self.agent_scripts.of_arch(arch).clone()?),
             AgentKind::Talos { version } => {
-                let args = args.to_string();
+                let args = agent_args(&self.settings, arch).to_string();
                 self.factory_script(&Schematic::agent(words(&args))?, version, arch)
             }
         }
@@ -187,6 +188,31 @@ impl Policy {
             BootSource::NotYet { reason } => Err(Unbootable::NotYet(reason)),
         }
     }
+}
+
+/// The scripts that start our agent: the same for every machine, so a rack that boots does not have them made again
+/// and again.
+struct AgentScripts {
+    amd64: Result<Script, ScriptError>,
+    arm64: Result<Script, ScriptError>,
+}
+
+impl AgentScripts {
+    fn of(settings: &Settings) -> Self {
+        let script = |arch| agent_script(settings.base, arch, &agent_args(settings, arch));
+        Self { amd64: script(Arch::Amd64), arm64: script(Arch::Arm64) }
+    }
+
+    fn of_arch(&self, arch: Arch) -> &Result<Script, ScriptError> {
+        match arch {
+            Arch::Amd64 => &self.amd64,
+            Arch::Arm64 => &self.arm64,
+        }
+    }
+}
+
+fn agent_args(settings: &Settings, arch: Arch) -> KernelArgs {
+    KernelArgs::agent(settings.base, arch, settings.agent_test_mode).and(&settings.agent_args)
 }
 
 fn words(args: &str) -> impl Iterator<Item = &str> {

@@ -1,15 +1,25 @@
 //! The boot journal's driver: keeps the pure [`Journal`] in memory, appends every event to a file that
 //! survives a restart, and wakes those who follow.
+//!
+//! Whoever has something to tell is not kept waiting for a disk or a log: the event goes into memory, and a thread
+//! writes what came in the meantime, a batch by one call. A SIGKILL costs the file the events of the last
+//! [`WRITE_PAUSE`], never their order.
+
+mod repeats;
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use netboot::journal::{Event, Journal, Sink};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
+
+use self::repeats::Repeats;
+use crate::log;
 
 /// Events kept in memory: about 200 machines with 40 steps each.
 const JOURNAL_EVENTS: usize = 8192;
@@ -19,6 +29,11 @@ const FILE_NAME: &str = "journal.ndjson";
 const OLD_FILE_NAME: &str = "journal.1.ndjson";
 /// A longer line in the file is not ours.
 const LINE_BYTES_MAX: usize = 16 << 10;
+/// How long events gather before they are written: a busy second of a thousand machines becomes a few dozen writes,
+/// and what a SIGKILL can lose is shorter than the pause between two steps of any machine.
+const WRITE_PAUSE: Duration = Duration::from_millis(20);
+/// Events copied out of the memory at a time, so that nobody waits long for it.
+const BATCH: usize = 256;
 
 /// One event with its place in the journal; numbers count up for ever.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -30,20 +45,27 @@ pub(crate) struct Entry {
     pub event: Event,
 }
 
-/// See the module.
+/// See the module. Its end waits until all is written.
 pub(crate) struct Recorder {
+    shared: Arc<Shared>,
+    writer: Option<JoinHandle<()>>,
+}
+
+struct Shared {
     inner: Mutex<Inner>,
+    /// The writer waits here for events.
+    events: Condvar,
     latest: watch::Sender<u64>,
 }
 
 struct Inner {
     journal: Journal,
+    repeats: Repeats,
     /// Sequence numbers of earlier runs.
     offset: u64,
-    directory: PathBuf,
-    file: Option<File>,
-    bytes: u64,
-    failed: bool,
+    /// The writer has nothing to do.
+    waiting: bool,
+    ending: bool,
 }
 
 impl Recorder {
@@ -66,18 +88,19 @@ impl Recorder {
             file.write_all(b"\n")?;
         }
         let offset = first_seq.map_or(0, |first: u64| first.saturating_sub(1));
-        let latest = offset + journal.last_seq();
-        Ok(Arc::new(Self {
-            inner: Mutex::new(Inner {
-                journal,
-                offset,
-                directory: directory.to_path_buf(),
-                file: Some(file),
-                bytes,
-                failed: false,
-            }),
-            latest: watch::Sender::new(latest),
-        }))
+        let written = journal.last_seq();
+        let inner = Inner { journal, repeats: Repeats::default(), offset, waiting: false, ending: false };
+        let shared = Arc::new(Shared {
+            inner: Mutex::new(inner),
+            events: Condvar::new(),
+            latest: watch::Sender::new(offset + written),
+        });
+        let disk = Disk { directory: directory.to_path_buf(), file: Some(file), bytes, failed: false };
+        let writer = {
+            let shared = Arc::clone(&shared);
+            thread::Builder::new().name("journal".into()).spawn(move || shared.write(disk, written))?
+        };
+        Ok(Arc::new(Self { shared, writer: Some(writer) }))
     }
 
     /// Where the parts of the appliance put their events.
@@ -87,48 +110,131 @@ impl Recorder {
     }
 
     fn record(&self, event: Event) {
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        let (seq, event) = inner.journal.record(event);
-        let entry = Entry { seq: inner.offset + seq, event };
-        tracing::info!(
-            target: "journal",
-            mac = entry.event.mac.map(tracing::field::display),
-            uuid = entry.event.uuid.map(tracing::field::display),
-            "{}", entry.event.step
-        );
-        inner.append(&entry);
-        self.latest.send_replace(entry.seq);
+        let mut inner = self.shared.inner();
+        if inner.repeats.has(&event) {
+            return;
+        }
+        let (seq, _) = inner.journal.record(event);
+        self.shared.latest.send_replace(inner.offset + seq);
+        if std::mem::take(&mut inner.waiting) {
+            self.shared.events.notify_one();
+        }
     }
 
     /// All entries after number `seq` that are still in memory; 0 means all.
     pub(crate) fn since(&self, seq: u64) -> Vec<Entry> {
-        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        inner
-            .journal
-            .since(seq.saturating_sub(inner.offset))
-            .map(|(at, event)| Entry { seq: inner.offset + at, event: event.clone() })
-            .collect()
+        let inner = self.shared.inner();
+        inner.since(seq.saturating_sub(inner.offset)).collect()
     }
 
     /// The number of the last entry, as it changes.
     pub(crate) fn follow(&self) -> watch::Receiver<u64> {
-        self.latest.subscribe()
+        self.shared.latest.subscribe()
+    }
+}
+
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        self.shared.inner().ending = true;
+        self.shared.events.notify_one();
+        if let Some(writer) = self.writer.take() {
+            // A writer that panicked has said so.
+            let _ = writer.join();
+        }
+    }
+}
+
+impl Shared {
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The writer's thread: everything after `written`, until the end.
+    fn write(&self, mut disk: Disk, mut written: u64) {
+        loop {
+            let mut inner = self.inner();
+            while inner.journal.last_seq() == written && !inner.ending {
+                inner.waiting = true;
+                inner = self.events.wait(inner).unwrap_or_else(PoisonError::into_inner);
+            }
+            let (ending, last) = (inner.ending, inner.journal.last_seq());
+            drop(inner);
+            log::batch(|| {
+                while written < last {
+                    written = self.write_batch(&mut disk, written);
+                }
+            });
+            if ending {
+                return;
+            }
+            thread::sleep(WRITE_PAUSE);
+        }
+    }
+
+    /// Writes some entries after `written`; the number of the last of them.
+    fn write_batch(&self, disk: &mut Disk, written: u64) -> u64 {
+        let inner = self.inner();
+        let (offset, last) = (inner.offset, inner.journal.last_seq());
+        let entries: Vec<Entry> = inner.since(written).take(BATCH).collect();
+        drop(inner);
+        let lost = entries.first().map_or(0, |entry| entry.seq - offset - written - 1);
+        if lost > 0 {
+            tracing::warn!(lost, "events came faster than they can be written; the journal has a gap");
+        }
+        for entry in &entries {
+            tracing::info!(
+                target: "journal",
+                mac = entry.event.mac.map(tracing::field::display),
+                uuid = entry.event.uuid.map(tracing::field::display),
+                "{}", entry.event.step
+            );
+        }
+        disk.append(&entries);
+        entries.last().map_or(last, |entry| entry.seq - offset)
     }
 }
 
 impl Inner {
+    fn since(&self, seq: u64) -> impl Iterator<Item = Entry> {
+        self.journal.since(seq).map(|(at, event)| Entry { seq: self.offset + at, event: event.clone() })
+    }
+}
+
+/// The journal's files.
+struct Disk {
+    directory: PathBuf,
+    file: Option<File>,
+    bytes: u64,
+    failed: bool,
+}
+
+impl Disk {
     /// Appends without fsync: after a power cut the last seconds of the journal may be missing, never
     /// a decision. A full disk costs the file, not the boot.
-    fn append(&mut self, entry: &Entry) {
-        let Ok(mut line) = serde_json::to_vec(entry) else { return };
-        line.push(b'\n');
-        if self.bytes + line.len() as u64 > FILE_BYTES_MAX {
-            self.rotate();
+    fn append(&mut self, entries: &[Entry]) {
+        let mut lines = Vec::with_capacity(entries.len() * 256);
+        for entry in entries {
+            let start = lines.len();
+            if serde_json::to_writer(&mut lines, entry).is_err() {
+                lines.truncate(start);
+                continue;
+            }
+            lines.push(b'\n');
+            if self.bytes + lines.len() as u64 > FILE_BYTES_MAX {
+                let line = lines.split_off(start);
+                self.put(&lines);
+                self.rotate();
+                lines = line;
+            }
         }
+        self.put(&lines);
+    }
+
+    fn put(&mut self, lines: &[u8]) {
         let Some(file) = &mut self.file else { return };
-        match file.write_all(&line) {
+        match file.write_all(lines) {
             Ok(()) => {
-                self.bytes += line.len() as u64;
+                self.bytes += lines.len() as u64;
                 self.failed = false;
             }
             Err(error) if !self.failed => {
@@ -144,16 +250,13 @@ impl Inner {
         let rotated = std::fs::rename(&path, self.directory.join(OLD_FILE_NAME))
             .and_then(|()| OpenOptions::new().create(true).append(true).open(&path));
         match rotated {
-            Ok(file) => {
-                self.file = Some(file);
-                self.bytes = 0;
-            }
+            Ok(file) => self.file = Some(file),
             Err(error) => {
                 tracing::warn!(%error, path = %path.display(), "cannot rotate the boot journal");
-                // Try again after another file's worth of events.
-                self.bytes = 0;
             }
         }
+        // When it failed: try again after another file's worth of events.
+        self.bytes = 0;
     }
 }
 

@@ -2,9 +2,10 @@
 //!
 //! ```text
 //! recorder <- everything tells the boot journal
+//! boot files -> DHCP, TFTP
 //! store -> hub -> link (view, tunnels, controller)      standalone
 //!         Omni -> link                                  with an Omni elsewhere
-//! assets, policy(view) -> HTTP + tunnels, TFTP, DHCP
+//! assets, policy(view) -> HTTP + tunnels
 //! ```
 //!
 //! All sockets are bound before the first part runs. The first part that ends stops all.
@@ -34,8 +35,10 @@ use tracing::Instrument;
 use tracing_subscriber::EnvFilter;
 
 use crate::config::Config;
+use crate::log;
 use crate::operator;
-use crate::recorder::Recorder;
+use crate::recorder::{Recorder, unix_millis};
+use crate::status;
 use crate::sys;
 
 /// The appliance is one small box; two threads serve it, or one where only one can run: two on one core would only
@@ -50,6 +53,7 @@ struct Site {
     config: Config,
     advertise: Ipv4Addr,
     recorder: Arc<Recorder>,
+    status: status::Source,
     shutdown: CancellationToken,
     tasks: JoinSet<Ended>,
 }
@@ -77,7 +81,7 @@ fn raise_file_limit() {
 fn start_logging(config: &Config) {
     // The filter was checked with the configuration.
     let filter = EnvFilter::new(&config.log_level);
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(log::writer);
     if config.log_json { builder.json().init() } else { builder.with_ansi(false).init() }
 }
 
@@ -91,9 +95,12 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let _lock = lock_state_dir(&config.state_dir)?;
     let recorder = Recorder::open(&config.state_dir).context("cannot open the boot journal")?;
     let sockets = Sockets::bind(&config, networks).await?;
-    let mut site =
-        Site { config, advertise, recorder, shutdown: CancellationToken::new(), tasks: JoinSet::new() };
+    let status = status::Source::new(&config, advertise, unix_millis());
+    let (shutdown, tasks) = (CancellationToken::new(), JoinSet::new());
+    let mut site = Site { config, advertise, recorder, status, shutdown, tasks };
 
+    // Machines that were switched on are not kept waiting for the hub.
+    let networks = netboot::answer(&mut site, sockets.boot)?;
     let link = match sockets.hub {
         Some(sockets_of_hub) => {
             let hub = hub::start(&mut site, sockets_of_hub).await?;
@@ -106,7 +113,8 @@ async fn run(config: Config) -> anyhow::Result<()> {
             link
         }
     };
-    netboot::start(&mut site, sockets.boot, link.view, link.tunnels)?;
+    site.status.watch(Arc::clone(&link.view));
+    netboot::start(&mut site, networks, link.view, link.tunnels)?;
     tracing::info!(%advertise, "serving");
     site.wait().await
 }
@@ -125,7 +133,8 @@ impl Site {
         management: Option<tonic::service::Routes>,
     ) {
         let recorder = Arc::clone(&self.recorder);
-        let part = operator::run(listener, state, management, recorder, self.shutdown.clone());
+        let part =
+            operator::run(listener, state, management, recorder, self.status.clone(), self.shutdown.clone());
         self.spawn("operator", async move { Ok(part.await?) });
     }
 

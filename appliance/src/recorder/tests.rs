@@ -41,6 +41,23 @@ fn a_torn_line_costs_only_itself() {
 }
 
 #[test]
+fn what_was_told_is_in_the_file_when_the_recorder_has_ended() {
+    let dir = tempfile::tempdir().unwrap();
+    let recorder = Recorder::open(dir.path()).unwrap();
+    let sink = recorder.sink();
+    // More than the writer copies at a time.
+    for at_ms in 0..1000 {
+        sink(event(at_ms));
+    }
+    assert_eq!((recorder.since(0).len(), *recorder.follow().borrow()), (1000, 1000));
+    drop((sink, recorder));
+    let lines = std::fs::read_to_string(dir.path().join(FILE_NAME)).unwrap();
+    let numbers: Vec<u64> =
+        lines.lines().map(|line| serde_json::from_str::<Entry>(line).unwrap().seq).collect();
+    assert_eq!(numbers, (1..=1000).collect::<Vec<u64>>());
+}
+
+#[test]
 fn the_file_is_bounded() {
     let dir = tempfile::tempdir().unwrap();
     let recorder = Recorder::open(dir.path()).unwrap();
@@ -49,6 +66,8 @@ fn the_file_is_bounded() {
     for at_ms in 0..2500 {
         sink(Event { step: Step::DhcpIgnored { reason: long.clone() }, ..event(at_ms) });
     }
+    drop(sink);
+    drop(recorder);
     let size: u64 =
         std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().metadata().unwrap().len()).sum();
     assert!(size <= 2 * FILE_BYTES_MAX, "{size}");

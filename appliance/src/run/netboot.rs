@@ -1,7 +1,10 @@
 //! HTTP, TFTP and DHCP, for each network that is served.
+//!
+//! DHCP and TFTP need nothing of the hub or of Omni: they answer at once ([`answer`]). HTTP, which tells machines what
+//! they boot, follows when the view is there ([`start`]); who asks before waits in its socket's queue.
 
 use std::net::Ipv4Addr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use agent_wire::tunnel::TunnelService;
 use anyhow::Context;
@@ -10,9 +13,11 @@ use netboot::ipxe::{BaseUrl, init_script};
 use netboot::journal::{Event, Sink, Step};
 use netboot_assets::factory::{Factory, FactoryImages};
 use netboot_assets::{AssetDir, BootFiles};
-use netboot_link::{dhcp, http, raw, tftp};
+use netboot_link::dhcp::{self, v6};
+use netboot_link::{http, raw, tftp};
 use omni_link::tunnels::Tunnels;
 use omni_link::view::View;
+use tokio::net::TcpListener;
 
 use super::Site;
 use super::networks::Network;
@@ -28,9 +33,66 @@ struct Common {
     tunnels: Router,
 }
 
+/// A network whose machines are answered but not yet told what they boot.
+pub(super) struct Answering {
+    network: Network,
+    /// Over IPv4, and over IPv6 where that is served.
+    http: Vec<TcpListener>,
+    files: Arc<BootFiles>,
+    init: String,
+    sink: Sink,
+    /// Hears of every event once it is there.
+    policy: Arc<OnceLock<Arc<Policy>>>,
+}
+
+/// Answers DHCP and TFTP.
+pub(super) fn answer(site: &mut Site, sockets: BootSockets) -> anyhow::Result<Vec<Answering>> {
+    for stack in sockets.stacks {
+        let stack = raw::run(stack, site.shutdown.clone());
+        site.spawn("raw stack", async move { Ok(stack.await?) });
+    }
+    sockets.networks.into_iter().map(|network| answer_network(site, network)).collect()
+}
+
+fn answer_network(site: &mut Site, sockets: NetworkSockets) -> anyhow::Result<Answering> {
+    let NetworkSockets { network, http, tftp: tftp_socket, dhcp: dhcp_socket, ipv6 } = sockets;
+    let init = init_script(BaseUrl::new(network.address, site.config.api.listen.port())).text();
+    let extra = vec![("autoexec.ipxe".to_owned(), init.clone().into_bytes())];
+    let ipxe_dir = &site.config.netboot.ipxe_dir;
+    let files = BootFiles::load(ipxe_dir, extra)
+        .with_context(|| format!("cannot read iPXE binaries from {}", ipxe_dir.display()))?;
+    let files = Arc::new(files);
+    let policy: Arc<OnceLock<Arc<Policy>>> = Arc::default();
+    let sink: Sink = {
+        let (policy, journal) = (Arc::clone(&policy), site.recorder.sink());
+        Arc::new(move |event| {
+            if let Some(policy) = policy.get() {
+                policy.saw(&event);
+            }
+            journal(event);
+        })
+    };
+    tell(&network, &sink);
+    let shutdown = site.shutdown.clone();
+    if let Some(socket) = dhcp_socket {
+        let server = dhcp::run(socket, files.binaries(), Arc::clone(&sink), shutdown.clone());
+        site.spawn("dhcp", async move { Ok(server.await?) });
+    }
+    let http6 = ipv6.and_then(|ipv6| {
+        let server = v6::run(ipv6.sockets, files.binaries(), Arc::clone(&sink), shutdown.clone());
+        site.spawn("ipv6", async move { Ok(server.await?) });
+        ipv6.http
+    });
+    let server = tftp::run(tftp_socket, Arc::clone(&files), Arc::clone(&sink), shutdown);
+    site.spawn("tftp", async move { Ok(server.await?) });
+    let http = [http].into_iter().chain(http6).collect();
+    Ok(Answering { network, http, files, init, sink, policy })
+}
+
+/// Tells the machines of all networks what they boot.
 pub(super) fn start(
     site: &mut Site,
-    sockets: BootSockets,
+    networks: Vec<Answering>,
     view: Arc<View>,
     tunnels: Arc<Tunnels>,
 ) -> anyhow::Result<()> {
@@ -44,6 +106,7 @@ pub(super) fn start(
     let images = Images { assets: assets.clone(), factory: Arc::new(factory) };
     let base = BaseUrl::new(site.advertise, config.api.listen.port());
     let policy = Policy::new(settings(config, base), images, view);
+    // What DHCP saw since the start is in the journal too.
     policy.recall(site.recorder.since(0).iter().map(|entry| &entry.event), unix_millis());
     let tunnels = tonic::service::Routes::new(TunnelService::new(tunnels).into_server()).into_axum_router();
     let common = Common { policy, assets, tunnels };
@@ -53,12 +116,8 @@ pub(super) fn start(
         factory.await;
         Ok(())
     });
-    for stack in sockets.stacks {
-        let stack = raw::run(stack, site.shutdown.clone());
-        site.spawn("raw stack", async move { Ok(stack.await?) });
-    }
-    for network in sockets.networks {
-        serve(site, network, &common)?;
+    for network in networks {
+        serve(site, network, &common);
     }
     Ok(())
 }
@@ -77,48 +136,28 @@ fn settings(config: &Config, base: BaseUrl) -> Settings {
 }
 
 /// Serves one network: its own scripts, which point to our address there.
-fn serve(site: &mut Site, sockets: NetworkSockets, common: &Common) -> anyhow::Result<()> {
-    let NetworkSockets { network, http: listener, tftp: tftp_socket, dhcp: dhcp_socket } = sockets;
+fn serve(site: &mut Site, answering: Answering, common: &Common) {
+    let Answering { network, http: listeners, files, init, sink, policy: told } = answering;
     let config = &site.config;
-    let port = config.api.listen.port();
-    let base = BaseUrl::new(network.address, port);
+    let base = BaseUrl::new(network.address, config.api.listen.port());
     let policy = Arc::new(policy(config, &network, base, site.advertise, &common.policy));
-    let init = init_script(base).text();
-    let extra = vec![("autoexec.ipxe".to_owned(), init.clone().into_bytes())];
-    let ipxe_dir = &config.netboot.ipxe_dir;
-    let files = BootFiles::load(ipxe_dir, extra)
-        .with_context(|| format!("cannot read iPXE binaries from {}", ipxe_dir.display()))?;
-    let files = Arc::new(files);
-    let sink: Sink = {
-        let (policy, journal) = (Arc::clone(&policy), site.recorder.sink());
-        Arc::new(move |event| {
-            policy.saw(&event);
-            journal(event);
-        })
-    };
-    tell(&network, &sink);
+    // Set here and nowhere else.
+    let _ = told.set(Arc::clone(&policy));
     let service = http::Service::new(http::HttpConfig {
         policy,
-        files: Arc::clone(&files),
+        files,
         assets: common.assets.clone(),
         init_script: init,
-        sink: Arc::clone(&sink),
+        sink,
     })
     .merge(common.tunnels.clone());
-
-    let shutdown = site.shutdown.clone();
-    let server = http::serve(listener, service, shutdown.clone());
-    site.spawn("http", async move {
-        server.await;
-        Ok(())
-    });
-    if let Some(socket) = dhcp_socket {
-        let server = dhcp::run(socket, files.binaries(), Arc::clone(&sink), shutdown.clone());
-        site.spawn("dhcp", async move { Ok(server.await?) });
+    for listener in listeners {
+        let server = http::serve(listener, service.clone(), site.shutdown.clone());
+        site.spawn("http", async move {
+            server.await;
+            Ok(())
+        });
     }
-    let server = tftp::run(tftp_socket, files, sink, shutdown);
-    site.spawn("tftp", async move { Ok(server.await?) });
-    Ok(())
 }
 
 /// The policy with what the network's profile says otherwise.
