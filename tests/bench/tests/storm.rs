@@ -62,8 +62,9 @@ impl Site {
             http::write_pattern(&folder.path().join(name), bytes as u64).unwrap();
         }
         let loader = |name: &str| (name.to_owned(), vec![7; LOADER]);
-        let files =
-            Arc::new(BootFiles::from_memory(["snp.efi", "amd64/snp.efi", "undionly.kpxe"].map(loader).to_vec()));
+        let files = Arc::new(BootFiles::from_memory(
+            ["snp.efi", "amd64/snp.efi", "undionly.kpxe"].map(loader).to_vec(),
+        ));
         let told = Arc::new(Mutex::new(Vec::new()));
         let sink: netboot::journal::Sink = {
             let told = Arc::clone(&told);
@@ -85,7 +86,8 @@ impl Site {
         let socket = netboot_link::tftp::bind((HERE, 0).into()).unwrap();
         let tftp_port = socket.local_addr().port();
         tokio::spawn(netboot_link::tftp::run(socket, files.clone(), sink, shutdown));
-        let proxy = Proxy::new(ProxyConfig { server: HERE, http_port: http.port(), binaries: files.binaries() });
+        let proxy =
+            Proxy::new(ProxyConfig { server: HERE, http_port: http.port(), binaries: files.binaries() });
         let dhcp = UdpSocket::bind((HERE, 0)).await.unwrap();
         let dhcp_port = dhcp.local_addr().unwrap().port();
         tokio::spawn(offer(dhcp, proxy));
