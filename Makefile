@@ -14,7 +14,7 @@ TALOS_DIR     := $(BUILD)/assets/image/$(SCHEMATIC)/$(TALOS_VERSION)
 KVER     = $(shell ls /lib/modules | grep -- '-cloud-amd64$$' | sort -V | tail -n 1)
 FUZZ_SECONDS ?= 60
 
-.PHONY: help setup build images check unit test e2e demo bench conformance fuzz clean
+.PHONY: help setup build images image check unit test e2e demo bench conformance fuzz clean
 
 help: ## Lists the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -34,6 +34,25 @@ images: setup build ## Builds the agent image and the stand-in system into build
 	cp /boot/vmlinuz-$(KVER) $(TALOS_DIR)/kernel-amd64
 	$(BIN)/standin-image --kernel $(TALOS_DIR)/kernel-amd64 --initramfs $(TALOS_DIR)/initramfs-amd64.xz \
 		-o $(TALOS_DIR)/metal-amd64.raw
+
+# Boxes and servers are real machines: Debian's generic kernel, all drivers.
+METAL    = $(shell ls /lib/modules | grep -E -- '[0-9]-amd64$$' | sort -V | tail -n 1)
+METAL_DIR := $(BUILD)/metal
+# The key that Debian's OVMF trusts in tests; an operator takes a key of their own.
+SNAKEOIL := /usr/share/ovmf/PkKek-1-snakeoil
+STICK     = $(BIN)/bootlace-image usb --kernel /boot/vmlinuz-$(METAL) --modules /lib/modules/$(METAL) \
+		--box $(BIN)/bootlace-box --bootlace $(BIN)/bootlace --assets $(METAL_DIR)
+
+image: setup build ## Builds what is shipped into build/: container image, Talos extension, USB sticks
+	$(BIN)/bootlace-image agent --kernel /boot/vmlinuz-$(METAL) --modules /lib/modules/$(METAL) \
+		--drivers metal --agent $(BIN)/bootlace-agent -o $(METAL_DIR)
+	$(BIN)/bootlace-image oci --bootlace amd64=$(BIN)/bootlace --assets $(METAL_DIR) -o $(BUILD)/bootlace-oci.tar
+	$(BIN)/bootlace-image extension --bootlace $(BIN)/bootlace --assets $(METAL_DIR) -o $(BUILD)/extension
+	$(BIN)/bootlace-image extension --bootlace $(BIN)/bootlace --assets $(METAL_DIR) --format oci \
+		-o $(BUILD)/bootlace-extension.tar
+	$(STICK) --slot $(BUILD)/bootlace.slot -o $(BUILD)/bootlace.img
+	openssl rsa -in $(SNAKEOIL).key -passin pass:snakeoil -out $(BUILD)/secure.key 2>/dev/null
+	$(STICK) --key $(BUILD)/secure.key --certificate $(SNAKEOIL).pem -o $(BUILD)/secure.img
 
 check: ## Format, lints, docs, unit and property tests; cargo-deny where it is installed
 	cargo fmt --all --check
@@ -64,6 +83,7 @@ bench: setup build ## Thousands of clients against us and other servers, into do
 conformance: build ## Omni's own Go clients against the hub, Talos' against the agent (needs Go)
 	tests/conformance/run.sh
 	tests/conformance/machineapi/run.sh
+	tests/conformance/wireguard/run.sh
 
 fuzz: ## Mutates captured packets against every parser, FUZZ_SECONDS (60) each, with overflow checks
 	FUZZ_SECONDS=$(FUZZ_SECONDS) cargo test -p netboot -p netboot-link --test fuzz -- --nocapture --test-threads=2
