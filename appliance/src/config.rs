@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use check::{Checker, line_of};
+pub(crate) use dhcp::Ipv6;
 use file::File;
 pub(crate) use flags::Overrides;
 pub(crate) use interfaces::{DhcpMode, Interface, Profile, Stack};

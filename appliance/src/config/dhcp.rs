@@ -1,6 +1,6 @@
 //! `[netboot.interface.server]`: what a DHCP server gives, from the file's words to netboot's values.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
@@ -42,6 +42,21 @@ pub(super) struct ServerTable {
     pub renew_after: Option<Spanned<String>>,
     /// When it asks any server (T2).
     pub rebind_after: Option<Spanned<String>>,
+    /// Advertises this host as a router that is none, for hosts that wait for one.
+    pub router_advertisement: bool,
+    /// The /64 in the advertisement, of which hosts make their addresses.
+    pub prefix6: Option<Spanned<String>>,
+}
+
+/// What is served over IPv6.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Ipv6 {
+    /// This appliance's address: HTTP is served there, and machines that boot by HTTP are told of it.
+    pub address: Option<Ipv6Addr>,
+    /// Router advertisements are sent.
+    pub advertise: bool,
+    /// The /64 in them.
+    pub prefix: Option<Ipv6Addr>,
 }
 
 /// `[[netboot.interface.server.reservation]]`
@@ -106,6 +121,30 @@ impl Checker<'_> {
         Ok(Some(Box::new(config)))
     }
 
+    /// What is served over IPv6; needs the kernel's stack, `tagged` or not.
+    pub(super) fn ipv6(&self, interface: &InterfaceTable, tagged: bool) -> Result<Ipv6, ConfigError> {
+        let address = interface.address6.as_ref();
+        let address = address.map(|text| self.one(text, "address6", "2001:db8::10", address6)).transpose()?;
+        let server = interface.server.as_ref().map(Spanned::get_ref);
+        let prefix = server.and_then(|server| server.prefix6.as_ref());
+        let settings = Ipv6 {
+            address,
+            advertise: server.is_some_and(|server| server.router_advertisement),
+            prefix: prefix
+                .map(|text| self.one(text, "server.prefix6", "2001:db8:0:1::/64", prefix6))
+                .transpose()?,
+        };
+        if settings.prefix.is_some() && !settings.advertise {
+            let message = "prefix6 needs router_advertisement = true";
+            return Err(self.at(&interface.name, "server.prefix6", message.into()));
+        }
+        if tagged && settings != Ipv6::default() {
+            let message = "the raw stack has no IPv6: name the VLAN's own interface";
+            return Err(self.at(&interface.name, "address6", message.into()));
+        }
+        Ok(settings)
+    }
+
     fn reservation(&self, table: &ReservationTable) -> Result<Reservation, ConfigError> {
         let holder = match (&table.mac, &table.uuid) {
             (Some(mac), None) => {
@@ -156,6 +195,22 @@ fn parse<T: FromStr>(text: &str) -> Option<T> {
 
 fn address(text: &str) -> Option<Ipv4Addr> {
     parse(text)
+}
+
+/// Not link-local: a URL cannot say of which link.
+fn address6(text: &str) -> Option<Ipv6Addr> {
+    let fine = |address: &Ipv6Addr| {
+        !address.is_unspecified()
+            && !address.is_loopback()
+            && !address.is_multicast()
+            && !address.is_unicast_link_local()
+    };
+    parse(text).filter(fine)
+}
+
+fn prefix6(text: &str) -> Option<Ipv6Addr> {
+    let prefix = address6(text.strip_suffix("/64")?)?;
+    (prefix.to_bits() << 64 == 0).then_some(prefix)
 }
 
 fn duration(text: &str) -> Option<Duration> {
@@ -223,6 +278,20 @@ mod tests {
             ),
         ] {
             let error = parse_server(table).unwrap_err();
+            assert!(error.contains(words), "{table}: {error}");
+        }
+        for (table, words) in [
+            ("address6 = \"fe80::1\"", "test.toml:3: netboot.interface.address6"),
+            ("address6 = \"10.0.0.1\"", "write it as \"2001:db8::10\""),
+            ("vlans = [7]\naddress = \"10.0.0.1/24\"\naddress6 = \"fd88::1\"", "the raw stack has no IPv6"),
+            (
+                "dhcp = \"server\"\naddress = \"10.0.0.1/24\"\n[netboot.interface.server]\nprefix6 = \"fd88::/64\"\n\
+                 ranges = [\"10.0.0.5 - 10.0.0.9\"]",
+                "needs router_advertisement",
+            ),
+        ] {
+            let text = format!("[[netboot.interface]]\nname = \"eth0\"\n{table}\n");
+            let error = Config::parse(&text, "test.toml", &Overrides::default()).unwrap_err().to_string();
             assert!(error.contains(words), "{table}: {error}");
         }
         let text = "[[netboot.interface]]\nname = \"eth0\"\ndhcp = \"server\"\nserver = { ranges = [] }\n";

@@ -12,7 +12,7 @@ use toml::Spanned;
 
 use super::ConfigError;
 use super::check::{Checker, line_of};
-use super::dhcp::ServerTable;
+use super::dhcp::{Ipv6, ServerTable};
 
 /// Networks in all: each raw one is a namespace and two tasks, each one a set of sockets.
 const NETWORKS_MAX: usize = 64;
@@ -30,6 +30,8 @@ pub(super) struct InterfaceTable {
     pub stack: Option<Spanned<String>>,
     /// This appliance's address there, as machines reach it: `192.0.2.10/24`.
     pub address: Option<Spanned<String>>,
+    /// Its IPv6 address there, for machines that boot by HTTP over IPv6.
+    pub address6: Option<Spanned<String>>,
     /// A profile's name.
     pub profile: Option<Spanned<String>>,
     /// `proxy`, `merge`, `server` or `off`.
@@ -70,6 +72,8 @@ pub(crate) struct Interface {
     pub dhcp: DhcpMode,
     /// What a DHCP server gives.
     pub server: Option<Box<ServerConfig>>,
+    /// What is served over IPv6.
+    pub ipv6: Ipv6,
 }
 
 /// Which stack serves a network.
@@ -178,6 +182,7 @@ impl Checker<'_> {
             return Err(self.at(&table.name, "address", message.into()));
         }
         let server = self.dhcp_server(table, dhcp, network)?;
+        let ipv6 = self.ipv6(table, tagged || stack == Stack::Raw)?;
         Ok(Interface {
             name: table.name.get_ref().clone(),
             vlans,
@@ -187,6 +192,7 @@ impl Checker<'_> {
             profile,
             dhcp,
             server,
+            ipv6,
         })
     }
 

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use anyhow::{Context, bail};
 
 use super::networks::{KernelAddress, Network, kernel_addresses};
-use crate::config::{Config, DhcpMode, Profile};
+use crate::config::{Config, DhcpMode, Ipv6, Profile};
 
 /// The one network that the flags of the peer name.
 pub(super) fn of_flags(config: &Config) -> anyhow::Result<Network> {
@@ -24,6 +24,7 @@ pub(super) fn of_flags(config: &Config) -> anyhow::Result<Network> {
         profile: Profile::default(),
         dhcp,
         server: None,
+        ipv6: Ipv6::default(),
     })
 }
 

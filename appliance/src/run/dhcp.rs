@@ -1,11 +1,14 @@
 //! DHCP of one network, from its configuration.
 
+use std::net::SocketAddr;
+
 use anyhow::Context;
 use netboot::{Mac, Subnet};
-use netboot_link::dhcp::{self, DhcpSocket, Mode};
+use netboot_link::dhcp::{self, DhcpSocket, Mode, v6};
+use tokio::net::TcpListener;
 
 use super::networks::Network;
-use crate::config::{Config, DhcpMode};
+use crate::config::{Config, DhcpMode, Ipv6};
 
 /// Where leases are written down, in the state directory: a file a network.
 const LEASES: &str = "dhcp";
@@ -36,4 +39,31 @@ pub(super) fn bind(
     };
     let socket = dhcp::bind(interface, mac, vec![served]);
     socket.map(Some).with_context(|| format!("cannot answer DHCP on {network}"))
+}
+
+/// What serves one network over IPv6.
+pub(super) struct Ipv6Sockets {
+    /// DHCPv6 and router advertisements.
+    pub(super) sockets: v6::Sockets,
+    /// HTTP beside that over IPv4.
+    pub(super) http: Option<TcpListener>,
+}
+
+/// The sockets of a network on which anything is served over IPv6.
+pub(super) async fn bind_ipv6(network: &Network, http_port: u16) -> anyhow::Result<Option<Ipv6Sockets>> {
+    let Ipv6 { address, advertise, prefix } = network.ipv6;
+    let Some(interface) = network.interface.as_deref().filter(|_| network.ipv6 != Ipv6::default()) else {
+        return Ok(None);
+    };
+    let http = match address {
+        Some(address) => {
+            let address = SocketAddr::from((address, http_port));
+            let listener = TcpListener::bind(address).await;
+            Some(listener.with_context(|| format!("cannot listen on {address} for HTTP"))?)
+        }
+        None => None,
+    };
+    let settings = v6::Settings { address, http_port, advertise, prefix };
+    let sockets = v6::bind(interface, settings).with_context(|| format!("cannot serve IPv6 on {network}"))?;
+    Ok(Some(Ipv6Sockets { sockets, http }))
 }

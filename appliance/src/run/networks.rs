@@ -8,7 +8,7 @@ use netboot::dhcp::server::ServerConfig;
 use netboot_link::frames::VlanId;
 use netboot_link::raw;
 
-use crate::config::{Config, DhcpMode, Interface, Profile, Stack};
+use crate::config::{Config, DhcpMode, Interface, Ipv6, Profile, Stack};
 
 /// The MTU-sized network that an address without a prefix is taken to be in, where only a check needs one.
 const USUAL_PREFIX: u8 = 24;
@@ -39,6 +39,8 @@ pub(super) struct Network {
     pub(super) dhcp: DhcpMode,
     /// What a DHCP server gives.
     pub(super) server: Option<Box<ServerConfig>>,
+    /// What is served over IPv6, on the kernel's stack.
+    pub(super) ipv6: Ipv6,
 }
 
 impl Network {
@@ -96,6 +98,7 @@ fn choose(interface: &Interface, addresses: &[KernelAddress]) -> Result<Network,
         profile: interface.profile.clone(),
         dhcp: interface.dhcp,
         server: interface.server.clone(),
+        ipv6: interface.ipv6,
     };
     if let Some(kernel) = by_kernel {
         let reason = match interface.stack {
@@ -169,6 +172,7 @@ mod tests {
             profile: Profile::default(),
             dhcp: DhcpMode::Proxy,
             server: None,
+            ipv6: Ipv6::default(),
         }
     }
 

@@ -48,6 +48,8 @@ pub(super) struct NetworkSockets {
     pub(super) tftp: tftp::TftpSocket,
     /// When DHCP is answered there.
     pub(super) dhcp: Option<dhcp::DhcpSocket>,
+    /// When anything is served over IPv6 there.
+    pub(super) ipv6: Option<super::dhcp::Ipv6Sockets>,
 }
 
 /// Where the networks of raw stacks are.
@@ -146,7 +148,7 @@ impl NetworkSockets {
         if let Some(place) = raw {
             let http = raw_tcp(&place, port)?;
             let tftp = place.stack.tftp(place.index, tftp_port)?;
-            return Ok(Self { network, http, tftp, dhcp });
+            return Ok(Self { network, http, tftp, dhcp, ipv6: None });
         }
         let own = IpAddr::V4(network.address);
         let listen = if tables { SocketAddr::new(own, port) } else { config.api.listen };
@@ -156,7 +158,8 @@ impl NetworkSockets {
         let hint = "another server there? An address of its own makes the raw stack serve beside it";
         let tftp = tftp::bind(tftp_address)
             .with_context(|| format!("cannot listen on udp {tftp_address} for TFTP ({hint})"))?;
-        Ok(Self { network, http: tcp(listen, "HTTP").await?, tftp, dhcp })
+        let ipv6 = super::dhcp::bind_ipv6(&network, port).await?;
+        Ok(Self { network, http: tcp(listen, "HTTP").await?, tftp, dhcp, ipv6 })
     }
 }
 

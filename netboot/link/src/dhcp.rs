@@ -12,6 +12,7 @@ mod filter;
 pub mod frame;
 mod lease_log;
 mod tell;
+pub mod v6;
 
 use std::io;
 use std::net::{Ipv4Addr, UdpSocket};
