@@ -79,8 +79,8 @@ fn raise_file_limit() {
 }
 
 fn start_logging(config: &Config) {
-    // The filter was checked with the configuration.
-    let filter = EnvFilter::new(&config.log_level);
+    // The filter was checked with the configuration. boringtun warns of every machine that is switched off.
+    let filter = EnvFilter::new(format!("boringtun=off,{}", config.log_level));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(log::writer);
     if config.log_json { builder.json().init() } else { builder.with_ansi(false).init() }
 }

@@ -78,6 +78,8 @@ tftp_port = $(free_port)
 machine_api_port = $machine_port
 api_listen = "127.0.0.1:$api_port"
 kernel_log_port = $log_port
+# The clients here have no tunnel; tests/conformance/wireguard has.
+wireguard = false
 [boot]
 assets_path = "$work/assets"
 image_factory_base_url = "http://$FACTORY"

@@ -1,6 +1,7 @@
 //! Whole lives of machines: real firmware, real iPXE, real kernels, the appliance and the agent as they ship.
 //!
-//! They need root and what `make images` builds. Each test has a bed of its own.
+//! They need root and what `make images` builds, or what BOOTLACE and BOOTLACE_ASSETS name. Each test has a bed of
+//! its own.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -36,9 +37,13 @@ struct Site {
 impl Site {
     fn start() -> Result<Self> {
         let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
-        let binary = root.join(format!("target/{}/release/bootlace", env!("TARGET")));
-        let assets =
-            root.join("build/assets").canonicalize().context("no build/assets; run `make images`")?;
+        let named = |variable: &str, built: String| {
+            std::env::var_os(variable).map_or_else(|| root.join(built), PathBuf::from)
+        };
+        let binary = named("BOOTLACE", format!("target/{}/release/bootlace", env!("TARGET")));
+        let assets = named("BOOTLACE_ASSETS", "build/assets".to_owned())
+            .canonicalize()
+            .context("no build/assets; run `make images`")?;
         let bed = Bed::start()?;
         let appliance = bed.appliance(ApplianceSpec::new(
             binary.canonicalize().context("no release binary; run `make images`")?,

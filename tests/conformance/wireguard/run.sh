@@ -1,0 +1,22 @@
+#!/bin/bash
+# Holds our end of SideroLink's tunnel against wireguard-go, and our WireGuard over gRPC against SideroLink's own.
+#
+# SIDEROLINK_ECHO names the example to test; without it one is built. Needs Go; downloads modules at the first run.
+set -euo pipefail
+
+readonly TEST_SECONDS=300
+
+if ! command -v go >/dev/null; then
+	echo "conformance: go is not installed" >&2
+	exit 1
+fi
+
+cd "$(dirname "$0")"
+export GOFLAGS=-mod=readonly
+if [[ -z ${SIDEROLINK_ECHO:-} ]]; then
+	(cd ../../.. && cargo build --quiet -p siderolink --example echo)
+	SIDEROLINK_ECHO=$(cd ../../.. && pwd)/target/$(rustc -vV | sed -n 's/^host: //p')/debug/examples/echo
+fi
+export SIDEROLINK_ECHO
+
+timeout "$TEST_SECONDS" go test -count=1 "$@" .
