@@ -7,7 +7,7 @@ use agent_wire::WIPE_REPORT_HEADER;
 use agent_wire::management::agent_service_client::AgentServiceClient;
 use agent_wire::management::{
     GetPowerManagementRequest, GetPowerManagementResponse, HelloRequest, RebootRequest,
-    SetPowerManagementRequest, WipeDisksRequest, set_power_management_request,
+    SetPowerManagementRequest, WipeDisksRequest, get_power_management_request, set_power_management_request,
 };
 use agent_wire::tunnel::TunnelChannel;
 use provider::private::InventorySpec;
@@ -17,6 +17,8 @@ use crate::tunnels::Tunnels;
 
 pub mod inventory;
 
+/// Our user on the machines' BMCs: the name that the Go provider takes, so that either takes over from the other.
+pub const BMC_USER: &str = "talos-agent";
 /// Disks whose wipe goes into the journal: more than a storage server has.
 const REPORTS_MAX: usize = 64;
 /// Letters of an agent's text that go into the journal: some lines on a screen.
@@ -74,7 +76,18 @@ impl Agents {
     /// How the machine can be switched, as the agent sees it.
     pub async fn power_management(&self, id: &str) -> Result<GetPowerManagementResponse, AgentError> {
         let mut client = self.client(id)?;
-        limited(self.timeouts.call, client.get_power_management(GetPowerManagementRequest::default())).await
+        let ipmi = get_power_management_request::Ipmi { check_username: BMC_USER.to_owned() };
+        let request = GetPowerManagementRequest { ipmi: Some(ipmi), ..Default::default() };
+        limited(self.timeouts.call, client.get_power_management(request)).await
+    }
+
+    /// Makes a user on the machine's BMC, or gives it this password.
+    pub async fn set_bmc_user(&self, id: &str, user: &str, password: &str) -> Result<(), AgentError> {
+        let mut client = self.client(id)?;
+        let ipmi =
+            set_power_management_request::Ipmi { username: user.to_owned(), password: password.to_owned() };
+        let request = SetPowerManagementRequest { ipmi: Some(ipmi), ..Default::default() };
+        limited(self.timeouts.call, client.set_power_management(request)).await.map(drop)
     }
 
     /// Tells the agent that the HTTP power API is used.

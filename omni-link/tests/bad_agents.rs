@@ -14,7 +14,7 @@ use agent_wire::management::agent_service_server::AgentServiceServer;
 use agent_wire::tunnel;
 use omni_link::Happening;
 use provider::specs::infra_machine_config_spec::AcceptanceStatus;
-use site::{Agent, FINGERPRINT, LIMIT, Link, Manner, Site, WIPED, token};
+use site::{Agent, FINGERPRINT, ID, LIMIT, Link, Manner, Site, WIPED, token};
 use tonic::metadata::MetadataMap;
 
 /// A site whose machine was accepted, with this agent.
@@ -150,4 +150,36 @@ async fn a_tunnel_that_dies_and_comes_back_is_one_machine() {
     assert!(!site.news().iter().any(|told| matches!(told, Happening::TunnelRefused { .. })));
     link.stop().await;
     second.abort();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_machine_without_a_bmc_is_named() {
+    let (site, link) = accepted(Agent { manner: Manner::NoBmc, ..Agent::default() }).await;
+    site.until_told("no BMC", |told| power_failed(told, "has no BMC that its agent can see")).await;
+    link.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bmc_is_taken_over_with_a_user_of_ours_and_its_silence_is_named() {
+    // Takes what is sent to it, and says nothing.
+    let bmc = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let port = bmc.local_addr().unwrap().port();
+    let (site, link) = accepted(Agent { manner: Manner::Bmc(port), ..Agent::default() }).await;
+    site.until_news(&Happening::PowerConfigured { driver: "ipmi" }).await;
+    link.until("recorded", |machine| machine.bmc.is_some()).await;
+    let ipmi = link.view.machine(ID).unwrap().bmc.as_ref().unwrap().spec.ipmi.clone().unwrap();
+    assert_eq!(
+        (ipmi.address.as_str(), ipmi.port, ipmi.username.as_str()),
+        ("127.0.0.1", port.into(), "talos-agent")
+    );
+    let made = site.agent.bmc_user.lock().unwrap().clone();
+    assert_eq!(made, Some((ipmi.username, ipmi.password.clone())), "what is recorded is what was set");
+    assert_eq!(ipmi.password.len(), 16);
+    // Get Channel Authentication Capabilities, in the wrapper of IPMI 1.5.
+    let mut asked = [0; 64];
+    let length = bmc.recv(&mut asked).await.unwrap();
+    assert_eq!((&asked[..5], asked[19], length), (&[6, 0, 0xff, 7, 0][..], 0x38, 23));
+    site.until_told("silence", |told| power_failed(told, "does not answer Get Chassis Status")).await;
+    assert!(!format!("{:?}", site.news()).contains(&ipmi.password), "no password in the journal");
+    link.stop().await;
 }

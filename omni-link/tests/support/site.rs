@@ -57,6 +57,8 @@ pub(crate) struct Agent {
     pub(crate) keeps_inventory: bool,
     /// How it answers other questions.
     pub(crate) manner: Manner,
+    /// The user that it made on its BMC, and the password.
+    pub(crate) bmc_user: Arc<Mutex<Option<(String, String)>>>,
 }
 
 /// How the fake agent answers.
@@ -70,6 +72,10 @@ pub(crate) enum Manner {
     TooLong,
     /// It has no such disk, and says so in many words.
     UnknownDisk,
+    /// Its machine has a BMC on loopback, at this UDP port, which takes only passwords with special letters.
+    Bmc(u16),
+    /// Its machine has no BMC.
+    NoBmc,
 }
 
 #[tonic::async_trait]
@@ -80,7 +86,7 @@ impl AgentService for Agent {
 
     async fn get_power_management(
         &self,
-        _: Request<GetPowerManagementRequest>,
+        request: Request<GetPowerManagementRequest>,
     ) -> Result<Response<GetPowerManagementResponse>, Status> {
         match self.manner {
             Manner::Never => std::future::pending().await,
@@ -91,6 +97,16 @@ impl AgentService for Agent {
                 };
                 return Ok(Response::new(GetPowerManagementResponse { ipmi: Some(ipmi), api: None }));
             }
+            Manner::Bmc(port) => {
+                assert_eq!(request.into_inner().ipmi.unwrap().check_username, "talos-agent");
+                let ipmi = get_power_management_response::Ipmi {
+                    address: "127.0.0.1".into(),
+                    port: port.into(),
+                    user_exists: false,
+                };
+                return Ok(Response::new(GetPowerManagementResponse { ipmi: Some(ipmi), api: None }));
+            }
+            Manner::NoBmc => return Ok(Response::new(GetPowerManagementResponse::default())),
             Manner::Well | Manner::UnknownDisk => {}
         }
         let api = Some(get_power_management_response::Api {});
@@ -99,8 +115,14 @@ impl AgentService for Agent {
 
     async fn set_power_management(
         &self,
-        _: Request<SetPowerManagementRequest>,
+        request: Request<SetPowerManagementRequest>,
     ) -> Result<Response<SetPowerManagementResponse>, Status> {
+        if let Some(user) = request.into_inner().ipmi {
+            if !user.password.contains(['-', '_', '.', '+']) {
+                return Err(Status::invalid_argument("the BMC refuses this password"));
+            }
+            *self.bmc_user.lock().unwrap() = Some((user.username, user.password));
+        }
         Ok(Response::new(SetPowerManagementResponse {}))
     }
 

@@ -167,7 +167,7 @@ enum State {
     Probing,
     Opening,
     Proving,
-    Keying { expected: Vec<u8>, keys: Keys },
+    Keying { expected: Vec<u8>, keys: Box<Keys> },
     Raising,
     Ready,
     Asking,
@@ -362,7 +362,7 @@ impl Session {
             (State::Keying { expected, keys }, Payload::Rakp4) => {
                 let response = Rakp4::parse(&packet.data).ok()?;
                 self.is_for_us(response.tag, response.console, response.status)?;
-                self.keyed(now, &response, &expected, keys);
+                self.keyed(now, &response, &expected, *keys);
             }
             (State::Raising, Payload::Message) => {
                 let data = self.sealed_answer(packet)?;
@@ -474,7 +474,7 @@ impl Session {
         expected.truncate(self.suite.code_length());
         self.tag = self.tag.wrapping_add(1);
         let data = packet::rakp3(self.tag, self.managed, &ours);
-        self.state = State::Keying { expected, keys: Keys::new(self.suite, &sik) };
+        self.state = State::Keying { expected, keys: Box::new(Keys::new(self.suite, &sik)) };
         self.send(now, "RAKP 3", Sent::Plain(packet::emit_open(Payload::Rakp3, &data)), &LOGIN_WAITS);
     }
 

@@ -5,7 +5,6 @@ use provider::{InfraMachine, MachineView, PowerAction, RebootAction, WipeAction}
 use tokio::time::Instant;
 
 use super::{StepError, SystemTime, Task};
-use crate::controller::power::bmc;
 use crate::happening::Happening;
 use crate::view::{Machine, Part};
 
@@ -96,7 +95,7 @@ impl Task {
         let mut record: PowerOperationSpec = view.power.clone().unwrap_or_default();
         match action {
             PowerAction::On { pxe_once } => {
-                let switch = bmc(&entry.spec)?;
+                let switch = self.power.switch(&entry.spec)?;
                 if pxe_once {
                     switch.set_pxe_boot_once(self.controller.pxe_mode).await?;
                 }
@@ -109,7 +108,7 @@ impl Task {
                 self.write(Part::Power, machine, &record).await
             }
             PowerAction::Off => {
-                bmc(&entry.spec)?.power_off().await?;
+                self.power.switch(&entry.spec)?.power_off().await?;
                 self.power.set(false);
                 self.controller.tunnels.forget(&self.id);
                 record.last_power_operation = SpecPowerState::Off as i32;
@@ -124,9 +123,9 @@ impl Task {
         }
     }
 
-    async fn reset(&self, machine: &Machine, pxe_once: bool) -> Result<(), StepError> {
+    async fn reset(&mut self, machine: &Machine, pxe_once: bool) -> Result<(), StepError> {
         let Some(entry) = &machine.bmc else { return Ok(()) };
-        let switch = bmc(&entry.spec)?;
+        let switch = self.power.switch(&entry.spec)?;
         if pxe_once {
             switch.set_pxe_boot_once(self.controller.pxe_mode).await?;
         }

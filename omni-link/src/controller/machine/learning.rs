@@ -1,13 +1,14 @@
 //! What a machine's agent and its people tell of it.
 
-use agent_wire::management::GetPowerManagementResponse;
+use agent_wire::password;
 use provider::private::BmcConfigurationSpec;
-use provider::private::bmc_configuration_spec::Api;
+use provider::private::bmc_configuration_spec::{Api, Ipmi};
 use provider::view::Acceptance;
 use provider::{BmcPlan, InfraMachine};
+use tonic::Code;
 
 use super::{StepError, SystemTime, Task};
-use crate::agents::AgentError;
+use crate::agents::{AgentError, BMC_USER};
 use crate::happening::Happening;
 use crate::view::{Machine, Part};
 
@@ -69,19 +70,52 @@ impl Task {
         Ok(true)
     }
 
+    /// The power API where the agent runs in test mode, else the machine's own BMC with a user of ours.
     async fn ask_for_power(&self) -> Result<BmcConfigurationSpec, StepError> {
         let agents = &self.controller.agents;
         let configure = |error: AgentError| StepError::Configure(error.to_string());
         let told = agents.power_management(&self.id).await.map_err(configure)?;
-        let address = self.power_api(&told).map_err(StepError::Configure)?;
-        agents.use_power_api(&self.id).await.map_err(configure)?;
-        Ok(BmcConfigurationSpec { api: Some(Api { address }), ..BmcConfigurationSpec::default() })
+        if told.api.is_some() {
+            let address = self.power_api().map_err(StepError::Configure)?;
+            agents.use_power_api(&self.id).await.map_err(configure)?;
+            return Ok(BmcConfigurationSpec {
+                api: Some(Api { address }),
+                ..BmcConfigurationSpec::default()
+            });
+        }
+        let Some(bmc) = told.ipmi else {
+            return Err(StepError::Configure(
+                "the machine has no BMC that its agent can see: configure one, or its power API".into(),
+            ));
+        };
+        let password = self.make_bmc_user().await.map_err(configure)?;
+        let ipmi = Ipmi { address: bmc.address, port: bmc.port, username: BMC_USER.into(), password };
+        Ok(BmcConfigurationSpec { ipmi: Some(ipmi), ..BmcConfigurationSpec::default() })
     }
 
-    fn power_api(&self, told: &GetPowerManagementResponse) -> Result<String, String> {
-        if told.api.is_none() {
-            return Err("the agent names no power API; IPMI is not supported".into());
+    /// Has the agent make our user on the BMC; gives its password. Another password each time: the one of an
+    /// attempt that was cut off is nowhere.
+    async fn make_bmc_user(&self) -> Result<String, AgentError> {
+        let agents = &self.controller.agents;
+        let mut random = || {
+            let mut byte = [0];
+            let provider = rustls::crypto::ring::default_provider();
+            provider.secure_random.fill(&mut byte).expect("the kernel always has random bytes");
+            byte[0]
+        };
+        let (plain, special) =
+            (password::generate(false, &mut random), password::generate(true, &mut random));
+        match agents.set_bmc_user(&self.id, BMC_USER, &plain).await {
+            Ok(()) => Ok(plain),
+            // Some BMCs demand a special letter, some refuse any.
+            Err(AgentError::Failed(status)) if status.code() == Code::InvalidArgument => {
+                agents.set_bmc_user(&self.id, BMC_USER, &special).await.map(|()| special)
+            }
+            Err(error) => Err(error),
         }
+    }
+
+    fn power_api(&self) -> Result<String, String> {
         let book = self
             .controller
             .power_apis
