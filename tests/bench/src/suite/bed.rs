@@ -64,7 +64,7 @@ impl Bed {
     /// super frame would be lost as a whole.
     pub(super) fn lose(&self, port: u16, of_a_thousand: u16) -> Result<()> {
         for name in [self.server(), self.client()] {
-            ip(&["-n", &name, "link", "set", INTERFACE, "gso_max_segs", "1"])?;
+            ip(&["-n", &name, "link", "set", INTERFACE, "gso_max_segs", "1", "gso_max_size", "1600"])?;
         }
         let rules = format!(
             "flush ruleset\ntable ip loss {{ chain in {{ type filter hook input priority 0; \
