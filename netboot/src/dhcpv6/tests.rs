@@ -53,6 +53,17 @@ fn http_boot_is_told_its_url() {
     }
 }
 
+/// OVMF (EDK2), HTTP boot over IPv6 (captured).
+#[test]
+fn firmware_is_answered_as_it_asks() {
+    let captured = include_bytes!("../../tests/corpus/dhcpv6/ovmf-http-1.bin");
+    let reply = server().handle_packet(SOURCE, captured).unwrap();
+    assert_eq!((reply.firmware, reply.mac), (Firmware::UefiHttpX64, Some(Mac([0x52, 0x54, 0, 0x88, 0, 1]))));
+    assert_eq!(Message::parse(captured).unwrap().emit(), captured);
+    let message = Message::parse(&reply.payload).unwrap();
+    assert_eq!((message.kind, message.xid), (Kind::Advertise, 0x00e8_a72a));
+}
+
 #[test]
 fn whoever_does_not_boot_by_http_is_not_answered() {
     let without = |number| {
