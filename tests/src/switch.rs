@@ -77,7 +77,8 @@ impl Trunk {
         Ok(Self { stop: Some(stop), thread: Some(thread), untagged })
     }
 
-    /// Frames from the appliance that had no tag: they belong to no VLAN and went nowhere.
+    /// IPv4 and ARP frames from the appliance that had no tag: they belong to no VLAN and went nowhere. (Its kernel
+    /// looks for IPv6 routers on every interface.)
     #[must_use]
     pub fn untagged(&self) -> u64 {
         self.untagged.load(Ordering::Relaxed)
@@ -120,7 +121,8 @@ fn forward(trunk: &File, ports: &[Port], stopped: &UnixStream, untagged: &Atomic
                     let _ = port.map(|port| (&port.tap).write(&frame));
                 }
                 None => {
-                    untagged.fetch_add(1, Ordering::Relaxed);
+                    let ours = matches!(buffer[ADDRESSES..ADDRESSES + 2], [8, 0 | 6]);
+                    untagged.fetch_add(u64::from(ours), Ordering::Relaxed);
                 }
             }
         }

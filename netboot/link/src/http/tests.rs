@@ -392,3 +392,59 @@ async fn the_end_waits_for_idle_connections_no_longer_than_it_must() {
     stream.read_to_end(&mut rest).await.unwrap();
     assert!(TcpStream::connect(address).await.is_err(), "nobody listens any more");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_comes_byte_by_byte_has_no_more_time_than_one_that_does_not_come() {
+    let bench = Bench::new();
+    let (address, shutdown, server) = serving(&bench).await;
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let begin = tokio::time::Instant::now();
+    let slow = b"GET /ipxe/init.ipxe HTTP/1.1\r\nX: ".iter().chain(std::iter::repeat(&b'a'));
+    for byte in slow {
+        // Paused time moves on only while everybody waits.
+        tokio::time::advance(std::time::Duration::from_millis(500)).await;
+        if stream.write_all(&[*byte]).await.is_err() {
+            break;
+        }
+        assert!(begin.elapsed() < FIRST_REQUEST * 2, "it is cut off");
+    }
+    shutdown.cancel();
+    server.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_head_without_an_end_is_refused() {
+    let bench = Bench::new();
+    let (address, shutdown, server) = serving(&bench).await;
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(b"GET /ipxe/init.ipxe HTTP/1.1\r\n").await.unwrap();
+    let line = [b"X: ".as_slice(), &[b'a'; 1000], b"\r\n"].concat();
+    // It may be cut off before all was sent.
+    for _ in 0..20 {
+        let _ = stream.write_all(&line).await;
+    }
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer).await;
+    assert!(!answer.starts_with(b"HTTP/1.1 200"), "{:?}", String::from_utf8_lossy(&answer));
+    shutdown.cancel();
+    server.await.unwrap();
+}
+
+#[tokio::test]
+async fn requests_go_on_with_hyper_where_the_front_ends() {
+    let bench = Bench::new();
+    let (address, shutdown, server) = serving(&bench).await;
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let ours = b"GET /tftp/snp.efi HTTP/1.1\r\nHost: a\r\nRange: bytes=2-4\r\n\r\n";
+    let theirs = b"POST /config HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nxx";
+    let last = b"GET /elsewhere HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    stream.write_all(&[&ours[..], theirs, last].concat()).await.unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
+    let text = String::from_utf8_lossy(&answer);
+    let statuses: Vec<_> = text.split("HTTP/1.1 ").skip(1).map(|part| &part[..3]).collect();
+    assert_eq!(statuses, ["206", "405", "404"], "{text}");
+    assert!(text.contains("content-range: bytes 2-4/10") && text.contains("\r\n\r\n234"), "{text}");
+    shutdown.cancel();
+    server.await.unwrap();
+}

@@ -39,6 +39,8 @@ impl Namespace {
             interface.set_mtu(mtu)?;
             interface.set_queue(QUEUE)?;
             interface.set_address(network.address(), Ipv4Addr::from_bits(network.mask()))?;
+            // Whoever knew the address at another station hears of this one at once.
+            let _ = std::fs::write(format!("/proc/sys/net/ipv4/conf/{NAME}/arp_notify"), "1");
             interface.set_up()?;
             // Local answers to the own address.
             Interface::named("lo")?.set_up()?;

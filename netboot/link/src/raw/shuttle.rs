@@ -24,8 +24,10 @@ const LONGEST: usize = 68 << 10;
 /// Frames from the wire taken at once. They are short but for the first part of an upload, so only a little of the
 /// room is ever touched.
 const FROM_WIRE: usize = 16;
-/// Frames to the wire sent at once.
-const TO_WIRE: usize = 8;
+/// Frames to the wire sent at once: short ones.
+const TO_WIRE: usize = 16;
+/// Bytes to the wire sent at once: what was read is still in the processor's cache when it is sent.
+const BYTES_TO_WIRE: usize = 64 << 10;
 /// Pause after an error of a socket that is not over by itself (the interface went down).
 const ERROR_PAUSE: Duration = Duration::from_millis(200);
 
@@ -128,12 +130,15 @@ async fn to_wire(port: Arc<Port>, frames: Arc<Frames>, counters: Arc<Counters>) 
 /// Waits for frames and takes those that are there; how many.
 async fn take(tap: &AsyncFd<File>, buffers: &mut [(Box<[u8]>, usize)], tagged: bool) -> io::Result<usize> {
     loop {
-        let mut taken = 0;
-        while let Some((bytes, length)) = buffers.get_mut(taken) {
+        let (mut taken, mut total) = (0, 0);
+        while total < BYTES_TO_WIRE
+            && let Some((bytes, length)) = buffers.get_mut(taken)
+        {
             match tap.try_io(Interest::READABLE, |mut tap| tap.read(bytes)) {
                 Ok(read) if read < CARD_HEADER + HEADER => {}
                 Ok(read) => {
                     *length = read;
+                    total += read;
                     if tagged {
                         make_room_for_tag(&mut bytes[..CARD_HEADER]);
                     }
