@@ -79,6 +79,7 @@ impl Up {
         let socket = match (plan.endpoint, plan.stream) {
             (Endpoint::Udp(server), _) => Some(bind(server).await.map_err(UpError::Socket)?),
             (Endpoint::Relay(server), Some(own)) => {
+                tunnel.relay().expect(server);
                 let uri = Uri::from_shared(plan.machine_api.clone())?;
                 let (tunnel, refused) = (tunnel.clone(), Arc::clone(&refused));
                 tasks.push(tokio::spawn(keep_stream(tunnel, uri, own, server, refused)));

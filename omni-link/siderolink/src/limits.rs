@@ -45,5 +45,7 @@ pub(crate) const FIRST_EPHEMERAL_PORT: u16 = 49152;
 pub(crate) const BATCH: usize = 64;
 /// Datagrams that wait for one gRPC stream: as in Omni; the oldest go first.
 pub(crate) const RELAY_QUEUE: usize = 100;
+/// Datagrams that wait for a stream to be opened: a handshake and the first packets.
+pub(crate) const RELAY_EXPECTED: usize = 4;
 /// Datagrams of all gRPC streams that wait for the driver; a stream waits when it is full.
 pub(crate) const RELAY_RECEIVE_QUEUE: usize = 256;

@@ -17,7 +17,7 @@ use thiserror::Error;
 use tokio::sync::{Mutex as AsyncMutex, Notify, mpsc};
 
 use crate::device::Endpoint;
-use crate::limits::{RELAY_QUEUE, RELAY_RECEIVE_QUEUE};
+use crate::limits::{RELAY_EXPECTED, RELAY_QUEUE, RELAY_RECEIVE_QUEUE};
 pub use server::RelayServer;
 
 /// Metadata that names the caller by its virtual address and port.
@@ -53,11 +53,13 @@ struct Inner {
 struct Streams {
     open: HashMap<SocketAddrV6, Arc<Outgoing>>,
     allowed: HashSet<SocketAddrV6>,
+    /// What waits for a stream that this end will open.
+    expected: HashMap<SocketAddrV6, VecDeque<Vec<u8>>>,
 }
 
 /// What waits for one stream.
 #[derive(Default)]
-struct Outgoing {
+pub(crate) struct Outgoing {
     queue: Mutex<VecDeque<Vec<u8>>>,
     wake: Notify,
     replaced: Notify,
@@ -78,7 +80,7 @@ impl Outgoing {
         self.wake.notify_one();
     }
 
-    async fn next(&self) -> Vec<u8> {
+    pub(crate) async fn next(&self) -> Vec<u8> {
         loop {
             if let Some(datagram) = self.lock().pop_front() {
                 return datagram;
@@ -113,24 +115,41 @@ impl Relay {
         }
     }
 
+    /// A stream to this address will be opened here: the first datagrams wait for it. Otherwise a handshake that
+    /// begins before the stream is there would be repeated after five seconds only.
+    pub fn expect(&self, address: SocketAddrV6) {
+        self.lock().expected.entry(address).or_default();
+    }
+
     fn allowed(&self, address: SocketAddrV6) -> bool {
         self.lock().allowed.contains(&address)
     }
 
     /// Takes the way to an address; who had it before loses it.
-    fn attach(&self, address: SocketAddrV6) -> Attached {
+    pub(crate) fn attach(&self, address: SocketAddrV6) -> Attached {
         let outgoing = Arc::new(Outgoing::default());
-        if let Some(before) = self.lock().open.insert(address, Arc::clone(&outgoing)) {
+        let mut streams = self.lock();
+        if let Some(waiting) = streams.expected.get_mut(&address) {
+            *outgoing.lock() = std::mem::take(waiting);
+        }
+        if let Some(before) = streams.open.insert(address, Arc::clone(&outgoing)) {
             before.replaced.notify_one();
         }
+        drop(streams);
         Attached { relay: self.clone(), address, outgoing }
     }
 
     /// A datagram for whoever has the address; nobody's is lost, as datagrams are.
     pub(crate) fn send(&self, to: SocketAddrV6, datagram: Vec<u8>) {
-        let outgoing = self.lock().open.get(&to).cloned();
-        if let Some(outgoing) = outgoing {
+        let mut streams = self.lock();
+        if let Some(outgoing) = streams.open.get(&to).cloned() {
+            drop(streams);
             outgoing.push(datagram);
+        } else if let Some(waiting) = streams.expected.get_mut(&to) {
+            if waiting.len() == RELAY_EXPECTED {
+                waiting.pop_front();
+            }
+            waiting.push_back(datagram);
         }
     }
 
@@ -144,10 +163,10 @@ impl Relay {
 }
 
 /// A stream's place among the others, as long as it lasts.
-struct Attached {
+pub(crate) struct Attached {
     relay: Relay,
     address: SocketAddrV6,
-    outgoing: Arc<Outgoing>,
+    pub(crate) outgoing: Arc<Outgoing>,
 }
 
 impl Attached {

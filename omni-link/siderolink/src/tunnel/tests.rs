@@ -197,6 +197,21 @@ async fn a_hub_that_restarts_calls_its_machines_and_they_need_not_join_again() {
 }
 
 #[tokio::test]
+async fn a_handshake_that_begins_before_the_stream_waits_for_it() {
+    let address = "[fdae::4:1]:50889".parse().unwrap();
+    let machine = tunnel(1, MACHINE);
+    let relay = machine.relay();
+    relay.send(address, vec![1]);
+    relay.expect(address);
+    (2..=6).for_each(|number| relay.send(address, vec![number]));
+    let attached = relay.attach(address);
+    relay.send(address, vec![7]);
+    for number in 3..=7 {
+        assert_eq!(attached.outgoing.next().await, [number], "the newest, in order");
+    }
+}
+
+#[tokio::test]
 async fn over_grpc_the_same_streams_work_and_strangers_are_refused() {
     let (own, server) = ("[fdae::4:1]:50889".parse().unwrap(), "[fdae::4:1]:50889".parse().unwrap());
     let (machine, hub) = (tunnel(1, MACHINE), tunnel(2, HUB));
