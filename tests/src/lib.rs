@@ -48,8 +48,8 @@ pub use kernel::Kernel;
 pub use machine::{
     BootOrder, Call, Console, Disk, DiskSpec, Fault, Firmware, Line, Machine, MachineSpec, Nic, Snapshot,
 };
-pub use switch::{Trunk, TrunkVlan};
 pub use net::{APPLIANCE_ADDRESS, Net, POWER_ADDRESS, ROUTER_ADDRESS, Role};
+pub use switch::{Trunk, TrunkVlan};
 pub use wait::{TimedOut, wait_until};
 
 /// Long enough for any single step of a boot on a busy machine without KVM; a step that takes longer hangs.

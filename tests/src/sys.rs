@@ -30,7 +30,11 @@ struct TapRequest {
     rest: [u8; 22],
 }
 
-nix::ioctl_write_ptr_bad!(tun_set_interface, nix::request_code_write!(b'T', 202, size_of::<i32>()), TapRequest);
+nix::ioctl_write_ptr_bad!(
+    tun_set_interface,
+    nix::request_code_write!(b'T', 202, size_of::<i32>()),
+    TapRequest
+);
 
 /// Makes a TAP of plain frames in the namespace of the calling thread. It is gone when the file is closed.
 pub(crate) fn open_tap(name: &str) -> io::Result<File> {
