@@ -47,6 +47,7 @@ pub(crate) fn of_hub(event: HubEvent) -> Option<Event> {
         HubEventKind::JoinRefused { reason } => Step::JoinRefused { reason },
         HubEventKind::UuidConflict { reason } => Step::UuidConflict { reason },
         HubEventKind::Limbo
+        | HubEventKind::TokenGiven
         | HubEventKind::Pending
         | HubEventKind::Accepted
         | HubEventKind::Rejected

@@ -23,7 +23,6 @@ pub mod health;
 pub mod outbox;
 pub mod provider;
 pub mod tunnels;
-mod unknown_fields;
 pub mod view;
 
 pub use happening::{Happening, Observer};

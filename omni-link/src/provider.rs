@@ -9,10 +9,10 @@ use cosi::{Metadata, Pointer, Resource, State, StateError, UpdateOptions, Versio
 use prost::Message;
 use provider::resources::{LABEL_IS_STATIC_INFRA_PROVIDER, ResourceSpec};
 use provider::specs::{InfraProviderHealthStatusSpec, InfraProviderStatusSpec};
+use provider::unknown_fields::encode_keeping;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use crate::unknown_fields::encode_keeping;
 use crate::view::View;
 
 /// Omni takes a provider for dead after 31 s: two beats may be lost.

@@ -139,9 +139,13 @@ fn omni_class(name: &str) -> Class {
         | "MachineSetStatuses"
         | "ClusterMachines"
         | "ClusterMachineStatuses" => Class::Told,
-        "Users" | "Identities" | "PublicKeys" | "InfraMachineBMCConfigs" | "Configs" | "NodeUniqueTokens" => {
-            Class::Secret
-        }
+        "Users"
+        | "Identities"
+        | "PublicKeys"
+        | "InfraMachineBMCConfigs"
+        | "Configs"
+        | "NodeUniqueTokens"
+        | "PendingMachineStatuses" => Class::Secret,
         _ => Class::Unknown,
     }
 }

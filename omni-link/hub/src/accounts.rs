@@ -289,7 +289,7 @@ fn mark(metadata: &mut Metadata, account: &AccountName) {
     }
 }
 
-fn resource<T: ResourceSpec + Serialize>(id: &str, spec: &T) -> Resource {
+fn resource<T: ResourceSpec + PartialEq + Serialize>(id: &str, spec: &T) -> Resource {
     let mut resource = Resource::empty(&pointer::<T>(id));
     encode(&mut resource, spec);
     resource

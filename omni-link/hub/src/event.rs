@@ -34,6 +34,9 @@ pub enum HubEventKind {
     /// It joined without a unique token: it is in limbo until it comes back with one.
     #[error("waits in limbo for a unique token")]
     Limbo,
+    /// It was given a unique token in limbo, to come back with.
+    #[error("was given a unique token")]
+    TokenGiven,
     /// It is not the machine that joined with this UUID.
     #[error("another machine has this UUID: {reason}")]
     UuidConflict {

@@ -19,6 +19,14 @@ const MAX_MACHINES: usize = 10_000;
 const MAX_PENDING: usize = 1_000;
 /// A machine in limbo is forgotten after this time, as in Omni.
 pub(crate) const PENDING_LIFETIME: Duration = Duration::from_secs(30);
+/// Machines in limbo that are visited at once, as in Omni.
+pub(crate) const VISITS_AT_ONCE: usize = 32;
+/// A visit that takes longer is given up, as in Omni.
+pub(crate) const VISIT_LIMIT: Duration = Duration::from_secs(10);
+/// Pause before the next visit of a machine that had none that did.
+pub(crate) const VISIT_PAUSE: Duration = Duration::from_secs(1);
+/// Network links of one machine: a large switch has 128 ports, and containers make no physical ones.
+pub(crate) const MAX_LINKS: usize = 1024;
 /// Largest message of the machine API: all fields at their limits fit several times.
 pub(crate) const MAX_MESSAGE: usize = 64 * 1024;
 /// An armored public key with one user id and a subkey has about 600; more user ids fit.

@@ -3,6 +3,9 @@
 //! Each is a PendingMachine named by its public key, and is forgotten when it did not come back for
 //! [`PENDING_LIFETIME`].
 
+pub(crate) mod tls;
+mod visit;
+
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use cosi::{Kind, Missing, ModifyOptions, Phase, Pointer, Resource, StateError};
@@ -45,7 +48,13 @@ pub(crate) async fn lot(hub: &Hub, public_key: &str) -> Result<Option<Lot>, Prov
 
 /// The machine left limbo.
 pub(crate) async fn forget(hub: &Hub, public_key: &str) -> Result<(), StateError> {
-    hub.store.remove(&pointer(public_key)).await.map(|_| ())
+    hub.store.remove(&pointer(public_key)).await?;
+    visit::forget(hub, public_key).await
+}
+
+/// Whether Talos was found on the disk of the machine while it was in limbo.
+pub(crate) async fn installed(hub: &Hub, public_key: &str) -> Result<bool, StateError> {
+    visit::installed_of(hub, public_key).await
 }
 
 /// Puts the machine into limbo, or keeps it there.
@@ -86,8 +95,12 @@ pub(crate) async fn put(
     Ok(spec)
 }
 
-/// Forgets who did not come back, again and again.
+/// Visits who is in limbo, and forgets who did not come back, again and again.
 pub(crate) async fn run(hub: &Hub) {
+    tokio::join!(visit::run(hub), expire(hub));
+}
+
+async fn expire(hub: &Hub) {
     loop {
         let pause = match hub.expire_pending().await {
             Ok(next) => next.unwrap_or(PENDING_LIFETIME),
@@ -116,7 +129,7 @@ impl Hub {
             // A clock that was set back makes nobody immortal.
             let age = if since > now { lifetime } else { now - since };
             if age >= lifetime || resource.is_tearing_down() {
-                self.store.remove(&resource.pointer()).await?;
+                forget(self, resource.id()).await?;
             } else {
                 let left = Duration::from_millis(lifetime - age);
                 next = Some(next.map_or(left, |next| next.min(left)));

@@ -129,7 +129,8 @@ impl Hub {
                 .is_some_and(|status| status.spec.wiped_node_unique_token == link.spec.node_unique_token),
             Some(_) | None => false,
         };
-        let context = Context { link, joined_with, wiped };
+        let installed = pending::installed(self, &request.public_key).await?;
+        let context = Context { link, joined_with, wiped, installed };
         authorize(request, &context)?;
         if request.keeps_unique_token && request.unique_token.is_none() {
             return self.limbo(request, None).await;

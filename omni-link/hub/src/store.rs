@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use cosi::{Kind, ListOptions, Metadata, Missing, Pointer, Resource, State, StateError};
 use provider::resources::ResourceSpec;
+use provider::unknown_fields::encode_keeping;
 use serde::Serialize;
 
 /// A resource with its message.
@@ -35,9 +36,9 @@ pub(crate) fn decode<T: ResourceSpec>(resource: &Resource) -> Result<T, StateErr
     })
 }
 
-/// Writes the message and its rendering for people.
-pub(crate) fn encode<T: ResourceSpec + Serialize>(resource: &mut Resource, spec: &T) {
-    resource.encode(spec);
+/// Writes the message and its rendering for people. What a newer writer put there stays.
+pub(crate) fn encode<T: ResourceSpec + PartialEq + Serialize>(resource: &mut Resource, spec: &T) {
+    resource.spec.proto = encode_keeping(&resource.spec.proto, spec);
     resource.spec.yaml = serde_yaml_ng::to_string(spec).unwrap_or_default();
 }
 

@@ -5,6 +5,7 @@ mod api;
 mod crash;
 mod flow;
 mod joining;
+mod limbo;
 mod management;
 mod mortal;
 mod providers;

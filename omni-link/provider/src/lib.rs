@@ -22,6 +22,7 @@ pub mod resources;
 pub mod schematic;
 pub mod status;
 pub mod tunnel;
+pub mod unknown_fields;
 pub mod view;
 pub mod wipe;
 mod yaml;

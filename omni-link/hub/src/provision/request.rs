@@ -46,6 +46,8 @@ pub(super) struct Context {
     pub(super) joined_with: Option<BTreeMap<String, String>>,
     /// The machine's disks were wiped since it got its token.
     pub(super) wiped: bool,
+    /// Talos was found on its disk while it was in limbo.
+    pub(super) installed: bool,
 }
 
 /// Why a link stays as it is.
@@ -145,6 +147,8 @@ impl Request {
         }
         if context.wiped {
             metadata.annotations.remove(ANNOTATION_FORCE_VALID_TOKEN);
+        } else if context.installed && spec.node_unique_token.is_empty() {
+            metadata.annotations.insert(ANNOTATION_FORCE_VALID_TOKEN.to_owned(), String::new());
         }
         if metadata.labels.contains_key(LABEL_INFRA_PROVIDER_ID)
             && !metadata.finalizers.iter().any(|name| name == INFRA_MACHINE_OWNER)

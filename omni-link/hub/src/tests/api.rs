@@ -318,6 +318,91 @@ async fn a_resource_that_is_too_large_or_garbage_is_refused_and_the_hub_lives() 
     let kept = Resource::new("infra-provider", InfraMachineStatusSpec::TYPE, "kept", proto.clone());
     let kept = client.create(kept, "x").await.unwrap();
     assert_eq!(client.get(&kept.pointer()).await.unwrap().spec.proto, proto, "unknown fields are kept");
+    let newer = InfraMachineStatusSpec { power_state: 77, ..Default::default() };
+    let newer = Resource::empty(&pointer::<InfraMachineStatusSpec>("newer")).with_spec(&newer);
+    let newer = client.create(newer, "x").await.unwrap();
+    let stored = client.get(&newer.pointer()).await.unwrap();
+    assert_eq!(
+        stored.decode::<InfraMachineStatusSpec>().unwrap().power_state,
+        77,
+        "and so are unknown values"
+    );
+    assert!(stored.spec.yaml.contains("77"), "{}", stored.spec.yaml);
     assert!(client.get(&pointer::<InfraProviderSpec>(PROVIDER)).await.is_err(), "and it still answers");
+    site.kill().await;
+}
+
+/// A message of bytes, whatever they are.
+#[derive(Default)]
+struct RawCodec;
+
+impl tonic::codec::Codec for RawCodec {
+    type Encode = Vec<u8>;
+    type Decode = Vec<u8>;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        Self
+    }
+
+    fn decoder(&mut self) -> Self {
+        Self
+    }
+}
+
+impl tonic::codec::Encoder for RawCodec {
+    type Item = Vec<u8>;
+    type Error = tonic::Status;
+
+    fn encode(
+        &mut self,
+        item: Vec<u8>,
+        buffer: &mut tonic::codec::EncodeBuf<'_>,
+    ) -> Result<(), tonic::Status> {
+        bytes::BufMut::put_slice(buffer, &item);
+        Ok(())
+    }
+}
+
+impl tonic::codec::Decoder for RawCodec {
+    type Item = Vec<u8>;
+    type Error = tonic::Status;
+
+    fn decode(&mut self, buffer: &mut tonic::codec::DecodeBuf<'_>) -> Result<Option<Vec<u8>>, tonic::Status> {
+        Ok(Some(bytes::Buf::copy_to_bytes(buffer, bytes::Buf::remaining(buffer)).to_vec()))
+    }
+}
+
+#[tokio::test]
+async fn garbage_in_the_place_of_any_message_is_refused_with_its_reason_and_the_hub_lives() {
+    let disk = Disk::new();
+    let site = Site::start(&disk).await;
+    let key = site.hub.create_admin_key("ops", SystemTime::now(), YEAR).await.unwrap();
+    let text = key.encode();
+    let garbage: [&[u8]; 4] = [b"\xff\xff\xff\xff", b"\x0a\x7fshort", b"\x03\x04", &[0x0a; 100]];
+    for service in ["cosi.resource.State", "management.ManagementService"] {
+        let methods: &[&str] = match service {
+            "cosi.resource.State" => &["Get", "List", "Create", "Update", "Destroy", "Watch", "Teardown"],
+            _ => &["CreateServiceAccount", "CreateSchematicFromRaw", "GetBootAssetURL", "MachineLogs"],
+        };
+        for method in methods {
+            let path = format!("/{service}/{method}");
+            for bytes in garbage {
+                let mut client = tonic::client::Grpc::new(
+                    site.signed(Some(ServiceAccountKey::from_env_value(&text).unwrap())).await,
+                );
+                client.ready().await.unwrap();
+                let request = tonic::Request::new(bytes.to_vec());
+                let refused = client.unary(request, path.parse().unwrap(), RawCodec).await.unwrap_err();
+                assert!(
+                    matches!(refused.code(), Code::Internal | Code::InvalidArgument),
+                    "{path}: {refused:?}"
+                );
+                assert!(!refused.message().is_empty());
+            }
+        }
+    }
+    site.provider(PROVIDER).await.get(&sys_version()).await.unwrap();
     site.kill().await;
 }

@@ -6,6 +6,7 @@ use cosi::{Pointer, Resource, Spec, StateError, UpdateOptions, Version};
 use prost::Message;
 use provider::private::MachineStatusSpec;
 use provider::resources::PrivateSpec;
+use provider::unknown_fields::encode_keeping;
 use provider::view::Acceptance;
 use provider::{MachineView, resources};
 use serde::Serialize;
@@ -13,7 +14,6 @@ use serde::Serialize;
 use super::{Next, POLL_INTERVAL, StepError, Task};
 use crate::happening::Happening;
 use crate::outbox::Pending;
-use crate::unknown_fields::encode_keeping;
 use crate::view::{Entry, Machine, Part};
 
 /// How often one write is tried against others that write the same.

@@ -1,6 +1,5 @@
-use provider::private::WipeStatusSpec;
-
 use super::*;
+use crate::private::WipeStatusSpec;
 
 /// As a newer version writes it.
 #[derive(Clone, PartialEq, prost::Message)]

@@ -9,7 +9,8 @@ use prost::encoding::{DecodeContext, WireType, decode_key, skip_field};
 
 /// `new` as bytes, after every field of `old` that `T` does not know. They come first: should one be known
 /// after all (an explicit zero), the field of `new` behind it counts.
-pub(crate) fn encode_keeping<T: Message + Default + PartialEq>(old: &Bytes, new: &T) -> Bytes {
+#[must_use]
+pub fn encode_keeping<T: Message + Default + PartialEq>(old: &Bytes, new: &T) -> Bytes {
     let mut bytes = unknown_of::<T>(old);
     if bytes.is_empty() {
         return new.encode_to_vec().into();
