@@ -1,10 +1,12 @@
 //! The command line.
 
+mod console;
 mod get;
 mod hub;
 mod journal;
 mod logs;
 mod machines;
+mod operator;
 mod output;
 
 use std::io;
@@ -87,6 +89,16 @@ enum Command {
   bootlace logs 4c4c4544 -n 50 -f
   bootlace logs 192.0.2.77 -o json")]
     Logs(logs::Args),
+    /// Show what this appliance is and does
+    #[command(after_help = "Examples:
+  bootlace status
+  bootlace status -o json")]
+    Status(console::StatusArgs),
+    /// Show the status and the journal's last lines until it is ended: for the screen of the box
+    #[command(after_help = "Examples:
+  bootlace console > /dev/tty1
+  bootlace console --plain > /dev/ttyS0")]
+    Console(console::ConsoleArgs),
     /// Print the version
     Version,
     /// Print a completion script for a shell
@@ -182,6 +194,14 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
         Command::Logs(args) => {
             let socket = socket(&cli.socket, cli.config.as_deref())?;
             client_runtime()?.block_on(logs::run(&socket, &args))
+        }
+        Command::Status(args) => {
+            let socket = socket(&cli.socket, cli.config.as_deref())?;
+            client_runtime()?.block_on(console::status(&socket, &args))
+        }
+        Command::Console(args) => {
+            let socket = socket(&cli.socket, cli.config.as_deref())?;
+            client_runtime()?.block_on(console::console(&socket, &args))
         }
         Command::Version => {
             println!("bootlace {}", env!("CARGO_PKG_VERSION"));

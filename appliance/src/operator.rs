@@ -1,11 +1,12 @@
 //! The operator API on a unix socket that only the appliance's user may open: the hub's COSI state and Omni's
-//! management API over gRPC, and the boot journal as lines of JSON.
+//! management API over gRPC, the boot journal as lines of JSON, and the status.
 
 use std::fs::Permissions;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -21,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use cosi::server::StateService;
 
 use crate::recorder::Recorder;
+use crate::status::Source;
 
 /// Takes the socket's place. The caller holds the lock of the state directory, so a socket that is
 /// already there belongs to nobody.
@@ -41,14 +43,21 @@ pub(crate) async fn run(
     state: impl cosi::State + 'static,
     management: Option<tonic::service::Routes>,
     recorder: Arc<Recorder>,
+    status: Source,
     shutdown: CancellationToken,
 ) -> io::Result<()> {
     let router = management
         .unwrap_or_default()
         .add_service(StateService::new(state).into_server())
         .into_axum_router()
-        .merge(Router::new().route("/journal", get(journal)).with_state((recorder, shutdown.clone())));
+        .merge(Router::new().route("/journal", get(journal)).with_state((recorder, shutdown.clone())))
+        .merge(Router::new().route("/status", get(tell_status)).with_state(status));
     axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await
+}
+
+/// `GET /status`: one [`crate::status::Status`].
+async fn tell_status(Shared(status): Shared<Source>) -> axum::Json<crate::status::Status> {
+    axum::Json(status.status(SystemTime::now()))
 }
 
 #[derive(Deserialize)]

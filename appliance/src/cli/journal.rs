@@ -2,16 +2,13 @@
 
 use std::path::Path;
 
-use http_body_util::{BodyExt, Empty};
-use hyper::Request;
-use hyper::body::Bytes;
-use hyper_util::rt::TokioIo;
+use http_body_util::BodyExt;
 use jiff::Timestamp;
 use netboot::Mac;
-use tokio::net::UnixStream;
 use uuid::Uuid;
 
 use super::CliError;
+use super::operator;
 use super::output::{Format, write_out};
 use crate::recorder::Entry;
 
@@ -34,24 +31,11 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(socket: &Path, args: &Args) -> Result<(), CliError> {
-    let unavailable = |source| CliError::Unavailable { socket: socket.to_path_buf(), source };
-    let stream = UnixStream::connect(socket).await.map_err(unavailable)?;
-    let failed = |error: hyper::Error| CliError::Failed(format!("the appliance ended the journal: {error}"));
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
-    let connection = tokio::spawn(connection);
     let uri = format!("/journal?since={}&follow={}", args.since, args.follow);
-    let request = Request::get(uri)
-        .header("host", "bootlace")
-        .body(Empty::<Bytes>::new())
-        .map_err(|error| CliError::Failed(error.to_string()))?;
-    let mut response = sender.send_request(request).await.map_err(failed)?;
-    if !response.status().is_success() {
-        return Err(CliError::Failed(format!("the appliance answered {}", response.status())));
-    }
+    let mut response = operator::get(socket, &uri).await?;
     let mut rest = Vec::new();
     while let Some(frame) = response.body_mut().frame().await {
-        let Ok(data) = frame.map_err(failed)?.into_data() else { continue };
+        let Ok(data) = frame.map_err(operator::ended)?.into_data() else { continue };
         rest.extend_from_slice(&data);
         while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
             let line: Vec<u8> = rest.drain(..=end).collect();
@@ -61,7 +45,6 @@ pub(super) async fn run(socket: &Path, args: &Args) -> Result<(), CliError> {
             return Err(CliError::Failed("the appliance sent a line without an end".into()));
         }
     }
-    connection.abort();
     Ok(())
 }
 
@@ -91,7 +74,7 @@ fn is_of(machine: &str, entry: &Entry) -> bool {
     }
 }
 
-fn line_of(entry: &Entry) -> String {
+pub(super) fn line_of(entry: &Entry) -> String {
     let time = i64::try_from(entry.event.at_ms)
         .ok()
         .and_then(|millis| Timestamp::from_millisecond(millis).ok())

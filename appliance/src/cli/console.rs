@@ -1,0 +1,188 @@
+//! `bootlace status` and `bootlace console`: what this box is and does, for whoever stands before it.
+
+use std::collections::VecDeque;
+use std::io::IsTerminal;
+use std::path::Path;
+use std::time::Duration;
+
+use http_body_util::BodyExt;
+use jiff::Timestamp;
+
+use super::CliError;
+use super::output::{self, Format, write_out};
+use super::{journal, operator};
+use crate::recorder::Entry;
+use crate::status::Status;
+
+/// How often the screen is looked at anew.
+const REFRESH: Duration = Duration::from_secs(1);
+/// Journal lines on the screen: the smallest console has 24 lines.
+const LINES: usize = 12;
+/// Columns of the smallest console; longer lines are cut.
+const COLUMNS: usize = 80;
+/// Cursor to the top, and everything below it away.
+const CLEAR: &str = "\x1b[H\x1b[J";
+
+#[derive(clap::Args)]
+pub(super) struct StatusArgs {
+    /// table, yaml or json
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Format,
+}
+
+#[derive(clap::Args)]
+pub(super) struct ConsoleArgs {
+    /// Lines one after the other instead of a screen: for serial consoles and logs
+    #[arg(long)]
+    plain: bool,
+}
+
+/// Prints the status once.
+pub(super) async fn status(socket: &Path, args: &StatusArgs) -> Result<(), CliError> {
+    let status: Status = operator::get_json(socket, "/status").await?;
+    let rows = facts(&status).into_iter().map(|(name, value)| vec![name.to_owned(), value]);
+    output::print(args.output, &status, || output::table(&["", ""], rows))
+}
+
+/// Shows the status until it is ended. An appliance that does not answer is waited for: the console is there
+/// before it.
+pub(super) async fn console(socket: &Path, args: &ConsoleArgs) -> Result<(), CliError> {
+    let plain = args.plain || !std::io::stdout().is_terminal();
+    let mut screen = Screen::default();
+    loop {
+        let text = match look(socket, &mut screen).await {
+            Ok(status) if plain => screen.plain(&status),
+            Ok(status) => screen.whole(&status),
+            Err(error) => screen.waiting(&error, plain),
+        };
+        write_out(&text)?;
+        tokio::time::sleep(REFRESH).await;
+    }
+}
+
+async fn look(socket: &Path, screen: &mut Screen) -> Result<Status, CliError> {
+    let status: Status = operator::get_json(socket, "/status").await?;
+    if screen.started != Some(status.started_ms) {
+        // The numbers of the journal go on over a restart; the screen begins anew.
+        screen.started = Some(status.started_ms);
+    }
+    let uri = format!("/journal?since={}", screen.seen);
+    let mut body = operator::get(socket, &uri).await?.into_body();
+    let mut rest = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.map_err(operator::ended)?.into_data() else { continue };
+        for byte in data {
+            if byte != b'\n' {
+                rest.push(byte);
+                continue;
+            }
+            if let Ok(entry) = serde_json::from_slice::<Entry>(&rest) {
+                screen.take(&entry);
+            }
+            rest.clear();
+        }
+    }
+    Ok(status)
+}
+
+/// What is on the screen.
+#[derive(Default)]
+struct Screen {
+    started: Option<u64>,
+    /// The last journal entry.
+    seen: u64,
+    lines: VecDeque<String>,
+    /// Lines that a plain console does not have yet.
+    fresh: Vec<String>,
+    shown: String,
+}
+
+impl Screen {
+    fn take(&mut self, entry: &Entry) {
+        self.seen = self.seen.max(entry.seq);
+        let line = journal::line_of(entry);
+        self.lines.push_back(line.clone());
+        self.fresh.push(line);
+        if self.lines.len() > LINES {
+            self.lines.pop_front();
+        }
+        if self.fresh.len() > LINES {
+            self.fresh.remove(0);
+        }
+    }
+
+    /// The whole screen, if anything on it changed.
+    fn whole(&mut self, status: &Status) -> String {
+        let mut text = format!("bootlace {} - {}\n\n", status.version, status.id);
+        for (name, value) in facts(status) {
+            text.push_str(&cut(&format!("  {name:<10}  {value}")));
+        }
+        text.push('\n');
+        for line in &self.lines {
+            text.push_str(&cut(line));
+        }
+        self.fresh.clear();
+        self.changed(text).map_or_else(String::new, |text| format!("{CLEAR}{text}"))
+    }
+
+    /// The facts when they changed, and new journal lines.
+    fn plain(&mut self, status: &Status) -> String {
+        let facts: String = facts(status).iter().map(|(name, value)| format!("{name}: {value}\n")).collect();
+        let lines: String = self.fresh.drain(..).map(|line| line + "\n").collect();
+        self.changed(facts).unwrap_or_default() + &lines
+    }
+
+    fn waiting(&mut self, error: &CliError, plain: bool) -> String {
+        let text = format!("bootlace: waiting for the appliance ({error})\n");
+        let begin = if plain { "" } else { CLEAR };
+        self.changed(text).map_or_else(String::new, |text| format!("{begin}{text}"))
+    }
+
+    fn changed(&mut self, text: String) -> Option<String> {
+        if self.shown == text {
+            return None;
+        }
+        self.shown.clone_from(&text);
+        Some(text)
+    }
+}
+
+/// One fact a line.
+fn facts(status: &Status) -> Vec<(&'static str, String)> {
+    let omni = status.omni.endpoint.as_deref().unwrap_or("embedded hub");
+    let link = match (status.omni.in_sync, status.omni.trouble.as_str()) {
+        (true, "") => format!("{omni}, in sync"),
+        (true, trouble) => format!("{omni}, in sync; {trouble}"),
+        (false, "") => format!("{omni}, not in sync"),
+        (false, trouble) => format!("{omni}: {trouble}"),
+    };
+    let machines = &status.machines;
+    let all = machines.pending + machines.accepted + machines.rejected;
+    let started = i64::try_from(status.started_ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
+    let next = if machines.pending > 0 {
+        "bootlace machines list, then bootlace machines accept <id>"
+    } else {
+        "bootlace machines list, bootlace journal -f"
+    };
+    vec![
+        ("This box", format!("{}, http://{}:{}/", status.address, status.address, status.port)),
+        ("Omni", link),
+        (
+            "Machines",
+            format!(
+                "{all}: {} pending, {} accepted ({} in clusters), {} rejected",
+                machines.pending, machines.accepted, machines.allocated, machines.rejected
+            ),
+        ),
+        ("Running", started.map_or_else(String::new, |time| format!("since {time:.0}"))),
+        ("Next", next.to_owned()),
+    ]
+}
+
+/// One line of the screen.
+fn cut(line: &str) -> String {
+    line.chars().take(COLUMNS).chain(['\n']).collect()
+}
+
+#[cfg(test)]
+mod tests;
