@@ -10,8 +10,9 @@
 //! without a unique token              valid join token             -> limbo
 //! ```
 //!
-//! Limbo is a PendingMachine, named by the machine's public key and forgotten after a while. Whatever happens
-//! there, the Link of the machine that joined first is untouched.
+//! Limbo is a PendingMachine, named by the machine's public key and forgotten after a while. In the tunnel it is
+//! given a unique token there, and after a conflict a UUID of its own, with which it comes back
+//! ([`crate::pending`]). Whatever happens there, the Link of the machine that joined first is untouched.
 
 mod request;
 
