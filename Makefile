@@ -83,10 +83,12 @@ bench: setup build ## Thousands of clients against us and other servers, into do
 conformance: build ## Omni's own Go clients against the hub, Talos' against the agent (needs Go)
 	tests/conformance/run.sh
 	tests/conformance/machineapi/run.sh
+	tests/conformance/agent/run.sh
 	tests/conformance/wireguard/run.sh
 
 fuzz: ## Mutates captured packets against every parser, FUZZ_SECONDS (60) each, with overflow checks
 	FUZZ_SECONDS=$(FUZZ_SECONDS) cargo test -p netboot -p netboot-link --test fuzz -- --nocapture --test-threads=2
+	FUZZ_ITERATIONS=$$(( $(FUZZ_SECONDS) * 50000 )) cargo test -p agent-wire -p power --test fuzz
 
 clean: ## Removes what was built
 	rm -rf $(BUILD) target

@@ -383,7 +383,7 @@ impl Link {
             routes = routes.add_service(StateService::new(found).into_server());
         }
         if agent.keeps_inventory {
-            let silence = axum::routing::any(|| std::future::pending::<StatusCode>());
+            let silence = axum::routing::any(std::future::pending::<StatusCode>);
             routes = routes.into_axum_router().route("/cosi.resource.State/{*method}", silence).into();
         }
         tokio::spawn(async move {
