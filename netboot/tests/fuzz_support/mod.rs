@@ -31,7 +31,7 @@ impl Budget {
     pub(crate) fn next(&mut self) -> bool {
         let more = match self.seconds {
             // The clock is dearer than a packet.
-            Some(seconds) => self.done % 1_024 != 0 || self.start.elapsed() < seconds,
+            Some(seconds) => !self.done.is_multiple_of(1_024) || self.start.elapsed() < seconds,
             None => self.done < self.iterations,
         };
         self.done += u64::from(more);
