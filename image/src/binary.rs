@@ -70,6 +70,18 @@ pub fn check_init(bytes: &[u8], arch: Arch) -> Result<()> {
 
 /// Checks that a file is a kernel of the architecture, and for `version` if the file says what it is.
 pub fn check_kernel(bytes: &[u8], arch: Arch, version: &str) -> Result<()> {
+    check_image(bytes, arch)?;
+    match x86_version(bytes).filter(|_| arch == Arch::Amd64) {
+        Some(found) if found != version => bail!(
+            "it is kernel {found}, and the modules are of kernel {version}: it would refuse them; \
+             take both from the same package"
+        ),
+        _ => Ok(()),
+    }
+}
+
+/// Checks that a file is a kernel of the architecture.
+pub fn check_image(bytes: &[u8], arch: Arch) -> Result<()> {
     let has = |(at, magic): (usize, &[u8])| bytes.get(at..at + magic.len()) == Some(magic);
     let is = |arch: Arch| match arch {
         Arch::Amd64 => has(X86_MAGIC),
@@ -81,13 +93,7 @@ pub fn check_kernel(bytes: &[u8], arch: Arch, version: &str) -> Result<()> {
             None => bail!("it is no Linux kernel image for {}", arch.name()),
         }
     }
-    match x86_version(bytes).filter(|_| arch == Arch::Amd64) {
-        Some(found) if found != version => bail!(
-            "it is kernel {found}, and the modules are of kernel {version}: it would refuse them; \
-             take both from the same package"
-        ),
-        _ => Ok(()),
-    }
+    Ok(())
 }
 
 /// The first word of an x86 kernel's version text, which is also its module directory's name.

@@ -22,4 +22,5 @@ pub mod output;
 pub mod parts;
 pub mod rootfs;
 pub mod stick;
+pub mod talos;
 pub mod uki;

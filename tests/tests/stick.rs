@@ -13,14 +13,16 @@ use bootlace_image::stick::disk::Disk;
 use bootlace_image::stick::env::{Choice, Slot};
 use bootlace_image::stick::fat::{self, Window};
 use bootlace_image::stick::image::{CONFIG_FILE, CONFIG_NAME};
+use bootlace_image::stick::slot::{Reader, UKI};
 use bootlace_image::stick::update::{ENV, SLOT_B, install};
+use bootlace_image::uki;
 use testbed::{Bed, Firmware, LIMIT, Line, Machine, MachineSpec, ROUTER_ADDRESS, Role};
 
 /// The box's: kernel, initramfs and what it serves are in memory.
 const MEMORY_MIB: u32 = 768;
 /// From power-on to serving without KVM, on a machine with nothing else to do.
 const QUICK: Duration = Duration::from_secs(20);
-/// What slot begins to say when its kernel finds no PID 1.
+/// The box, when its appliance answers.
 const SERVING: &str = "bootlace-box: serving";
 /// Debian's keys for tests, which its OVMF trusts in this store of variables.
 const SECURE_VARIABLES: &str = "/usr/share/OVMF/OVMF_VARS_4M.snakeoil.fd";
@@ -113,11 +115,14 @@ fn a_new_version_that_does_not_come_up_is_left_by_itself() -> Result<()> {
     let table = disk.table()?;
     // The first new version: its kernel ends in a panic, and this is its last try.
     let b = table.find(SLOT_B)?.offset();
-    let initramfs = slot.windows(10).position(|window| window == b".initrd\0\0\0").context("a section")?;
-    let offset = u32::from_le_bytes(slot[initramfs + 20..initramfs + 24].try_into()?) as usize;
-    let pe = slot.windows(4).position(|window| window == b"MZ\0\0" || window == b"MZ\x90\0");
-    let start = pe.context("a kernel image")? + offset;
-    disk.write_at(b + start as u64, &vec![0; 1 << 20])?;
+    let (image, start) = {
+        let mut cursor = std::io::Cursor::new(&slot);
+        let mut reader = Reader::open(&mut cursor, 0, slot.len() as u64)?;
+        (reader.read(UKI, 0, None)?, reader.place(UKI)?)
+    };
+    let sections = uki::sections(&image)?;
+    let initramfs = sections.iter().find(|section| section.name == ".initrd").context("an initramfs")?;
+    disk.write_at(b + start + initramfs.offset as u64, &vec![0; 1 << 20])?;
     let last = Choice { good: Slot::A, next: Some((Slot::B, 1)) };
     last.write(disk.file(), table.find(ENV)?.offset(), |file| file.sync_data())?;
     drop(disk);

@@ -5,8 +5,8 @@ use std::io::{Cursor, Read, Seek, SeekFrom, Write};
 use anyhow::{Context as _, Result, ensure};
 use fatfs::{FatType, FileSystem, FormatVolumeOptions, FsOptions};
 
-/// Bytes of a cluster: as small as possible, so that little partitions have enough of them for FAT16.
-const CLUSTER: u32 = 512;
+/// Clusters that a FAT16 file system has at most, near enough; at least it has 4,085.
+const CLUSTERS: u64 = 1 << 15;
 /// The largest file that is read: a configuration is a few kilobytes.
 const MAX_FILE: u64 = 1 << 20;
 
@@ -17,9 +17,10 @@ pub fn build(bytes: u64, label: &str, id: u32, files: &[(&str, &[u8])]) -> Resul
     let mut name = [b' '; 11];
     ensure!(label.len() <= name.len(), "{label:?} is too long a volume label");
     name[..label.len()].copy_from_slice(label.as_bytes());
+    let cluster = u32::try_from(bytes.div_ceil(CLUSTERS).max(512).next_power_of_two())?;
     let options = FormatVolumeOptions::new()
         .fat_type(FatType::Fat16)
-        .bytes_per_cluster(CLUSTER)
+        .bytes_per_cluster(cluster)
         .volume_label(name)
         .volume_id(id);
     fatfs::format_volume(&mut disk, options).context("cannot make a FAT file system")?;

@@ -12,7 +12,7 @@ use super::SECTOR;
 use super::env::Choice;
 use super::gpt::{BASIC_DATA, BIOS_BOOT, BOOTLACE, EFI_SYSTEM, Guid, LINUX, Partition, Table};
 use super::grub::{BOOT_CODE, Grub};
-use super::update::{ENV, SLOT_A, SLOT_B};
+use super::update::{ENV, SIGNED_ESP, SLOT_A, SLOT_B};
 use super::{env, fat};
 use crate::oci::hex;
 
@@ -20,13 +20,18 @@ const MIB: u64 = 1 << 20;
 /// Where the first partition begins; everything begins at a multiple of it, as flash likes.
 const ALIGN: u64 = MIB;
 const BIOS: u64 = MIB;
+/// At least; it is as large as its program needs.
 const ESP: u64 = 8 * MIB;
+/// What the file system itself may take of it.
+const FAT_ROOM: u64 = MIB;
 const CONFIG: u64 = 4 * MIB;
 const ENVIRONMENT: u64 = MIB;
 /// The data partition in the image. The box makes it as large as the stick at its first start.
 const DATA_IN_IMAGE: u64 = 16 * MIB;
 /// What a slot has by default: twice it, and the rest, is below 128 MB.
 pub const SLOT: u64 = 44 * MIB;
+/// The same of a stick for Secure Boot, whose EFI partition holds a kernel image, too.
+pub const SIGNED_SLOT: u64 = 36 * MIB;
 /// Block of the data file system, and how many it can grow to without being made anew: 512 GiB.
 const DATA_BLOCK: u64 = 4096;
 const DATA_MAX_BLOCKS: u64 = (512 << 30) / DATA_BLOCK;
@@ -48,8 +53,10 @@ pub const BIOS_START: u64 = ALIGN / SECTOR;
 pub struct Contents<'a> {
     /// The loader.
     pub grub: &'a Grub,
-    /// The EFI program that starts, GRUB's or a signed copy of it.
+    /// The EFI program that starts: GRUB, or for Secure Boot the signed kernel image itself.
     pub efi: &'a [u8],
+    /// Whether it is the kernel image. Then UEFI boots this version only.
+    pub signed: bool,
     /// The first version.
     pub slot: &'a [u8],
     /// Bytes of each slot.
@@ -58,8 +65,8 @@ pub struct Contents<'a> {
     pub config: &'a [u8],
 }
 
-/// The table of a stick that has so many bytes for each slot and for data. Names decide about what it is for.
-pub fn table(slot_size: u64, data: u64, seed: &[u8]) -> Table {
+/// The table of a stick. Names decide about what a partition is for.
+fn table(esp: (&str, u64), slot_size: u64, data: u64, seed: &[u8]) -> Table {
     let mut start = BIOS_START;
     let mut partition = |name: &str, kind: Guid, bytes: u64| {
         let partition =
@@ -69,7 +76,7 @@ pub fn table(slot_size: u64, data: u64, seed: &[u8]) -> Table {
     };
     let partitions = vec![
         partition("bootlace-bios", BIOS_BOOT, BIOS),
-        partition("bootlace-esp", EFI_SYSTEM, ESP),
+        partition(esp.0, EFI_SYSTEM, esp.1),
         partition(CONFIG_NAME, BASIC_DATA, CONFIG),
         partition(ENV, BOOTLACE, ENVIRONMENT),
         partition(SLOT_A, BOOTLACE, slot_size),
@@ -90,7 +97,7 @@ fn id(seed: &[u8], name: &str) -> Guid {
 
 /// Writes an image. It is sparse: what is empty takes no space on the disk that it is made on.
 pub fn write(contents: &Contents<'_>, output: &Path) -> Result<u64> {
-    let Contents { grub, efi, slot, slot_size, config } = *contents;
+    let Contents { grub, efi, signed, slot, slot_size, config } = *contents;
     ensure!(slot_size % ALIGN == 0 && slot_size > 0, "a slot's size is a multiple of 1 MiB");
     ensure!(
         slot.len() as u64 <= slot_size,
@@ -99,11 +106,13 @@ pub fn write(contents: &Contents<'_>, output: &Path) -> Result<u64> {
     );
     ensure!(grub.core.len() as u64 <= BIOS, "GRUB is larger than its partition");
     let seed = Sha256::new().chain_update(slot).chain_update(efi).chain_update(config).finalize();
-    let table = table(slot_size, DATA_IN_IMAGE, &seed);
+    let esp_name = if signed { SIGNED_ESP } else { "bootlace-esp" };
+    let esp_size = (efi.len() as u64 + FAT_ROOM).next_multiple_of(ALIGN).max(ESP);
+    let table = table((esp_name, esp_size), slot_size, DATA_IN_IMAGE, &seed);
     let last = table.partitions.last().context("a stick has partitions")?;
     let sectors = (last.end() + super::gpt::TAIL).next_multiple_of(ALIGN / SECTOR);
     let volume_id = u32::from_le_bytes([seed[0], seed[1], seed[2], seed[3]]);
-    let esp = fat::build(ESP, "BOOTLACEEFI", volume_id, &[("EFI/BOOT/BOOTX64.EFI", efi)])?;
+    let esp = fat::build(esp_size, "BOOTLACEEFI", volume_id, &[("EFI/BOOT/BOOTX64.EFI", efi)])?;
     let configuration = fat::build(CONFIG, CONFIG_LABEL, !volume_id, &[(CONFIG_FILE, config)])?;
     let data = ext4(DATA_IN_IMAGE, &id(&seed, "file system"))?;
 
@@ -125,7 +134,7 @@ pub fn write(contents: &Contents<'_>, output: &Path) -> Result<u64> {
         }
         let at = |name: &str| table.find(name).map(Partition::offset);
         put(image, at("bootlace-bios")?, &grub.core)?;
-        put(image, at("bootlace-esp")?, &esp)?;
+        put(image, at(esp_name)?, &esp)?;
         put(image, at(CONFIG_NAME)?, &configuration)?;
         for copy in env::COPIES {
             put(image, at(ENV)? + copy * SECTOR, &Choice::NEW.emit())?;

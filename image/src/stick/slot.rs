@@ -63,6 +63,8 @@ pub struct Contents<'a> {
     pub stub: &'a [u8],
     /// The kernel.
     pub kernel: &'a [u8],
+    /// Its command line.
+    pub cmdline: &'a str,
     /// What the box serves.
     pub served: &'a Rootfs,
     /// One line: which versions are in it.
@@ -76,11 +78,11 @@ pub fn build(
     initramfs: impl FnOnce(ExtraFile) -> Result<Vec<u8>>,
     sign: impl FnOnce(Vec<u8>) -> Result<Vec<u8>>,
 ) -> Result<Vec<u8>> {
-    let Contents { stub, kernel, served, version } = *contents;
+    let Contents { stub, kernel, cmdline, served, version } = *contents;
     let parts = |initramfs| uki::Parts {
         stub,
         os_release: "ID=bootlace\nNAME=bootlace\n",
-        cmdline: CMDLINE,
+        cmdline,
         kernel,
         initramfs,
     };
@@ -114,9 +116,9 @@ pub fn build(
         let at = Reader::open(&mut Cursor::new(&bytes), 0, bytes.len() as u64)?.place(UKI)?;
         anyhow::Ok((bytes, at))
     };
-    let (_, unfilled) = with(0, bios_config(&image, 0)?)?;
+    let (_, unfilled) = with(0, bios_config(&image, 0, cmdline)?)?;
     let start = unfilled.next_multiple_of(SECTOR);
-    let (bytes, at) = with(usize::try_from(start - unfilled)?, bios_config(&image, start)?)?;
+    let (bytes, at) = with(usize::try_from(start - unfilled)?, bios_config(&image, start, cmdline)?)?;
     ensure!(at == start, "the kernel image is at {at} instead of {start}");
     Ok(bytes)
 }
@@ -127,7 +129,7 @@ fn find(image: &[u8], name: &str) -> Result<uki::Section> {
 }
 
 /// Where GRUB finds kernel and initramfs, in sectors of the slot, whose kernel image begins at a byte.
-fn bios_config(image: &[u8], start: u64) -> Result<String> {
+fn bios_config(image: &[u8], start: u64, cmdline: &str) -> Result<String> {
     let sectors = |name: &str| -> Result<String> {
         let section = find(image, name)?;
         let (at, length) = (start + section.offset as u64, section.length as u64);
@@ -135,7 +137,11 @@ fn bios_config(image: &[u8], start: u64) -> Result<String> {
         Ok(format!("{}+{}", at / SECTOR, length.div_ceil(SECTOR)))
     };
     let (linux, initrd) = (sectors(".linux")?, sectors(".initrd")?);
-    let text = format!("set linux={linux}\nset initrd={initrd}\nset cmdline=\"{CMDLINE}\"\n");
+    let text = format!("set linux={linux}\nset initrd={initrd}\nset cmdline=\"{cmdline}\"\n");
+    ensure!(
+        !cmdline.contains(['"', '$', '\\', '\n']),
+        "the command line has characters that GRUB would read"
+    );
     ensure!(text.len() < BIOS_CONFIG_LENGTH, "the command line is too long");
     Ok(format!("{text:#<BIOS_CONFIG_LENGTH$}"))
 }
@@ -207,7 +213,7 @@ impl<'a, D: Read + Seek> Reader<'a, D> {
     }
 
     /// Where a file begins.
-    fn place(&self, name: &str) -> Result<u64> {
+    pub fn place(&self, name: &str) -> Result<u64> {
         Ok(self.files.get(name).with_context(|| format!("the slot has no {name}"))?.0)
     }
 

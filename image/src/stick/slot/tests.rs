@@ -8,7 +8,8 @@ pub(crate) fn sample(version: &str) -> Vec<u8> {
     let mut served = Rootfs::new();
     served.file("/assets/kernel-amd64", 0o644, *b"the kernel").unwrap();
     served.file("/usr/lib/ipxe/ipxe.efi", 0o644, *b"ipxe").unwrap();
-    let contents = Contents { stub: &stub, kernel: b"the kernel", served: &served, version };
+    let contents =
+        Contents { stub: &stub, kernel: b"the kernel", cmdline: CMDLINE, served: &served, version };
     build(&contents, |manifest| Ok(manifest.data), Ok).unwrap()
 }
 
