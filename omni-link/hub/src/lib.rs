@@ -29,6 +29,7 @@ pub mod accounts;
 mod access;
 mod access_state;
 mod api;
+mod collector;
 mod controller;
 mod definitions;
 mod event;
@@ -241,6 +242,7 @@ impl Hub {
             () = self.index.run(&self.store) => {}
             () = self.keys.run(&self.store) => {}
             () = wireguard::run(self) => {}
+            () = collector::run(self) => {}
         }
     }
 

@@ -479,7 +479,7 @@ async fn an_accepted_machine_is_asked_through_the_tunnel_what_it_is() {
     let api = MachineApi::new(Arc::new(machine), Meta::default()).await.unwrap();
     let listener = up.tunnel().listen(machine_api::PORT).unwrap();
     let ask = async {
-        let link = site.link(MACHINE).await;
+        let link = site.store.find::<SiderolinkSpec>(MACHINE).await.unwrap().unwrap();
         assert_eq!(visit(&site.hub, MACHINE, &link).await.unwrap(), Visit::LeftAlone);
         assert!(site.store.find::<MachineStatusSpec>(MACHINE).await.unwrap().is_none());
         site.accept(MACHINE).await;
