@@ -31,7 +31,8 @@ use crate::site::Site;
 const PAUSE: Duration = Duration::from_millis(200);
 /// How long a wipe takes.
 const WIPE: Duration = Duration::from_millis(30);
-/// An answer that was given this long ago is taken note of, and so on a disk.
+/// An answer that was given this long ago is taken note of, and so on a disk: the time for two wakeups and an fsync
+/// on a machine that is busy with 200 others.
 const HEARD: Duration = Duration::from_millis(500);
 
 /// What is on the disk.

@@ -28,8 +28,13 @@ const MACHINES: u32 = 200;
 const FEW_MACHINES: u32 = 50;
 /// Notes that two people write on every third machine.
 const NOTES: usize = 6;
-/// How long each fault lasts.
+/// How long a fault lasts that shows at once.
 const SPELL: Duration = Duration::from_secs(1);
+/// How long nothing arrives: longer than a call to Omni may take (20 s) and than two heartbeats, so that calls are
+/// given up whose effect arrives afterwards, all at once.
+const STALL: Duration = Duration::from_secs(22);
+/// How long Omni's clock is wrong: several tries of everything that is refused, with their longer and longer pauses.
+const SKEW: Duration = Duration::from_secs(6);
 /// A fault begins at some moment in this time after people began to work.
 const HEAD_START_MS: usize = 500;
 /// The link and Omni find one another again in this time after a fault, with the longest pause of the link's
@@ -75,10 +80,27 @@ enum Fault {
     ClockJumps,
 }
 
+impl Fault {
+    fn lasts(self) -> Duration {
+        match self {
+            Self::Stalled => STALL,
+            Self::ClockJumps => SKEW,
+            Self::Late
+            | Self::Lossy
+            | Self::Cut
+            | Self::Resets
+            | Self::OmniDies
+            | Self::LinkDies
+            | Self::TunnelsBreak
+            | Self::PowerFails => SPELL,
+        }
+    }
+}
+
 impl Site {
     /// Lets a fault happen for a while.
     async fn suffer(&self, fault: Fault, seed: &mut Seed) {
-        let end = Instant::now() + SPELL;
+        let end = Instant::now() + fault.lasts();
         match fault {
             Fault::Late => self.proxy.delay(Duration::from_millis(300)),
             Fault::Lossy => self.proxy.lose_connections_after(20_000),
