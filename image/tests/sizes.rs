@@ -25,9 +25,9 @@ fn agent() -> Option<Vec<u8>> {
     let test = std::env::current_exe().unwrap();
     // <target>/<triple>/<profile>/deps/<test>
     let triple = test.ancestors().nth(3).unwrap();
-    let agent = fs::read(triple.join("release/bootlace-agent")).ok();
+    let agent = fs::read(triple.join("agent/bootlace-agent")).ok();
     if agent.is_none() {
-        eprintln!("skipped: no release build of the agent (cargo build --release -p bootlace-agent)");
+        eprintln!("skipped: no small build of the agent (cargo build --profile agent -p bootlace-agent)");
     }
     agent
 }

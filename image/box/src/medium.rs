@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use bootlace_agent::say;
 use bootlace_image::stick::SECTOR;
 use bootlace_image::stick::disk::Disk;
-use bootlace_image::stick::env::{Choice, Slot};
+use bootlace_image::stick::env::{Choice, Slot, TRIES};
 use bootlace_image::stick::fat::{self, Window};
 use bootlace_image::stick::gpt::{TAIL, Table};
 use bootlace_image::stick::image::{CONFIG_FILE, CONFIG_NAME, DATA_NAME};
@@ -77,8 +77,8 @@ fn open(path: &Path, manifest: &[Entry]) -> Result<Stick> {
     let mut disk = Disk::open(path, false)?;
     let table = disk.table()?;
     let choice = Choice::read(disk.file(), table.find(ENV)?.offset()).unwrap_or(Choice::NEW);
-    // When both slots have the same version, the one that GRUB was told to try is meant.
-    let tried = choice.next.map_or(choice.good, |(slot, _)| slot);
+    // When both slots serve the same, the one that GRUB tries is meant; it counts down before it tries.
+    let tried = choice.next.filter(|(_, left)| *left < TRIES).map_or(choice.good, |(slot, _)| slot);
     let slot = [tried, tried.other()]
         .into_iter()
         .find(|slot| unpack(&mut disk, &table, *slot, manifest).is_ok())

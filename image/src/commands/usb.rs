@@ -123,7 +123,8 @@ pub(crate) fn run(args: &UsbArgs) -> Result<()> {
     } else {
         grub.efi.clone()
     };
-    let contents = image::Contents { grub: &grub, efi: &efi, slot: &slot, slot_size, config: &config };
+    let contents =
+        image::Contents { grub: &grub, efi: &efi, signed, slot: &slot, slot_size, config: &config };
     let bytes = image::write(&contents, &args.output)?;
     if let Some(path) = &args.slot {
         output::write(path, &slot)?;

@@ -16,13 +16,18 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use anyhow::{Context as _, Result, bail, ensure};
 
 use super::SECTOR;
+use crate::cpio::Archive;
 
 /// GRUB's size of a block.
 const BLOCK: usize = 1024;
 /// How a block begins.
 const SIGNATURE: &str = "# GRUB Environment Block\n";
 /// Sectors of the partition where the copies begin. 4 KiB apart, so that no flash page holds both.
-pub const COPIES: [u64; 2] = [0, 8];
+pub const COPIES: [u64; 2] = [1, 9];
+/// What GRUB calls them: it writes to files only, so that the partition is an archive with the copies in it.
+pub const FILES: [&str; 2] = ["b1", "d3"];
+/// Lengths of the files before the copies, which put these where they are: a header with such a name has 116 bytes.
+const FILL: [(&str, usize); 2] = [("a0", 280), ("c2", 2840)];
 /// How often a new slot is tried.
 pub const TRIES: u8 = 3;
 
@@ -100,6 +105,16 @@ impl Choice {
         block
     }
 
+    /// The partition's beginning as it is built: an archive that GRUB reads, with both copies in it.
+    pub fn partition(&self) -> Result<Vec<u8>> {
+        let mut archive = Archive::new();
+        for ((fill, length), copy) in FILL.into_iter().zip(FILES) {
+            archive.file(fill, 0o644, vec![0; length])?;
+            archive.file(copy, 0o644, self.emit().to_vec())?;
+        }
+        Ok(archive.emit())
+    }
+
     /// Reads the block of a partition that begins at `start` bytes; the second copy where the first is damaged.
     pub fn read(file: &mut (impl Read + Seek), start: u64) -> Result<Self> {
         let mut errors = Vec::new();
@@ -166,6 +181,18 @@ mod tests {
     }
 
     #[test]
+    fn the_copies_are_files_of_the_archive_and_begin_at_their_sectors() {
+        let mut disk = Cursor::new(Choice::NEW.partition().unwrap());
+        let length = disk.get_ref().len() as u64;
+        let reader = crate::stick::slot::Reader::open(&mut disk, 0, length).unwrap();
+        for (file, copy) in FILES.into_iter().zip(COPIES) {
+            assert_eq!(reader.place(file).unwrap(), copy * SECTOR);
+        }
+        drop(reader);
+        assert_eq!(Choice::read(&mut disk, 0).unwrap(), Choice::NEW);
+    }
+
+    #[test]
     fn everything_said_is_in_the_first_sector() {
         let block = Choice { good: Slot::A, next: Some((Slot::B, 3)) }.emit();
         assert!(block[SECTOR as usize..].iter().all(|byte| *byte == b'#'));
@@ -204,9 +231,9 @@ mod tests {
         assert!(error.is_err());
         assert_eq!(Choice::read(&mut disk, 512).unwrap(), old);
         // The first sector tears: the second copy counts.
-        disk.get_mut()[512..1024].fill(0xff);
+        disk.get_mut()[1024..1536].fill(0xff);
         assert_eq!(Choice::read(&mut disk, 512).unwrap(), new);
-        disk.get_mut()[512 + 8 * 512..][..512].fill(0xff);
+        disk.get_mut()[512 + 9 * 512..][..512].fill(0xff);
         assert!(Choice::read(&mut disk, 512).is_err());
     }
 

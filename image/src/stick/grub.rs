@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail, ensure};
 
 use super::SECTOR;
-use super::env::COPIES;
+use super::env::FILES;
 use crate::rootfs::Rootfs;
 
 /// The numbers of the partitions as [`super::image`] makes them.
@@ -40,7 +40,7 @@ const SEGMENT: u16 = 0x820;
 
 /// The configuration, see [`super::env`] for what it does.
 fn config() -> String {
-    let [first, second] = COPIES;
+    let [first, second] = FILES;
     format!(
         r#"set timeout=0
 if [ "$grub_platform" = pc ]; then
@@ -51,11 +51,11 @@ regexp --set=1:disk '^([^,]+)' "$from"
 set good=
 set next=
 set left=
-set env="($disk,gpt{ENV}){first}+2"
+set env="($disk,gpt{ENV})/{first}"
 load_env --file "$env" good next left
 if [ -z "$good" ]; then
   # A damaged first copy cannot count, so nothing is tried.
-  load_env --file "($disk,gpt{ENV}){second}+2" good
+  load_env --file "($disk,gpt{ENV})/{second}" good
   set next=
 fi
 if [ -z "$good" ]; then set good=a; fi

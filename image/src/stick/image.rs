@@ -10,10 +10,10 @@ use sha2::{Digest as _, Sha256};
 
 use super::SECTOR;
 use super::env::Choice;
+use super::fat;
 use super::gpt::{BASIC_DATA, BIOS_BOOT, BOOTLACE, EFI_SYSTEM, Guid, LINUX, Partition, Table};
 use super::grub::{BOOT_CODE, Grub};
 use super::update::{ENV, SIGNED_ESP, SLOT_A, SLOT_B};
-use super::{env, fat};
 use crate::oci::hex;
 
 const MIB: u64 = 1 << 20;
@@ -136,9 +136,7 @@ pub fn write(contents: &Contents<'_>, output: &Path) -> Result<u64> {
         put(image, at("bootlace-bios")?, &grub.core)?;
         put(image, at(esp_name)?, &esp)?;
         put(image, at(CONFIG_NAME)?, &configuration)?;
-        for copy in env::COPIES {
-            put(image, at(ENV)? + copy * SECTOR, &Choice::NEW.emit())?;
-        }
+        put(image, at(ENV)?, &Choice::NEW.partition()?)?;
         put(image, at(SLOT_A)?, slot)?;
         put(image, at(DATA_NAME)?, &data)?;
         use std::os::unix::fs::PermissionsExt as _;
