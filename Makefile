@@ -24,6 +24,8 @@ setup: ## Installs the Debian packages that building and testing need (idempoten
 
 build: ## Builds the release binaries: appliance, agent, image builder, test bed
 	cargo build --release --workspace --bins
+	cargo build --profile agent -p bootlace-agent
+	install -m 755 target/$(TRIPLE)/agent/bootlace-agent $(BIN)/
 
 images: setup build ## Builds the agent image and the stand-in system into build/assets
 	@mkdir -p $(TALOS_DIR)

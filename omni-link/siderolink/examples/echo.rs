@@ -32,7 +32,12 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     tunnel.relay().allow(STREAM);
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let grpc = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-    println!("key={}\nudp={}\ngrpc={}\nready=", tunnel.public_key(), socket.local_addr()?, grpc.local_addr()?);
+    println!(
+        "key={}\nudp={}\ngrpc={}\nready=",
+        tunnel.public_key(),
+        socket.local_addr()?,
+        grpc.local_addr()?
+    );
 
     let routes = tonic::service::Routes::new(RelayServer::service(tunnel.relay()));
     let incoming = tokio_stream::wrappers::TcpListenerStream::new(grpc);
