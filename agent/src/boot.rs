@@ -17,7 +17,7 @@ use crate::identity::{self, Identity, IdentityError};
 use crate::inventory::{self, Inventory, Source};
 use crate::machine::{BareMetal, Machine};
 use crate::machine_api::{self, MachineApi};
-use crate::meta::Meta;
+use crate::meta::{Meta, UNIQUE_MACHINE_TOKEN};
 use crate::retry::Backoff;
 use crate::service::Agent;
 use crate::{join, modules, net, retry, say, sys, wireguard};
@@ -130,6 +130,8 @@ async fn keep_joined<S: Source>(
     seed: u32,
 ) {
     let meta = Meta::default();
+    // As in Talos, where what the machine registers with can be read again. It fits: nothing else is there.
+    let _ = meta.write(UNIQUE_MACHINE_TOKEN, identity.token.encode().as_bytes());
     let mut last = None;
     let register = async || {
         let identity = identity.clone().with(&meta.entries());
