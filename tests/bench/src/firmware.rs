@@ -1,6 +1,7 @@
 //! The DHCP packets of real firmware, as captured, for any number of machines.
 
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use netboot::Mac;
 use netboot::dhcp::codec::{Message, Op, Options, option};
@@ -54,6 +55,15 @@ impl Firmware {
         }
     }
 
+    /// How long it waits for a block; iPXE's doubling from 250 ms when it is not known.
+    #[must_use]
+    pub fn tftp_timeout(self) -> Option<Duration> {
+        match self {
+            Self::Ovmf | Self::OvmfHttp => Some(EDK2_TFTP_TIMEOUT),
+            Self::Bios | Self::IpxeRom => None,
+        }
+    }
+
     /// The TFTP requests for the loader, in order; all but the last only ask for the size.
     #[must_use]
     pub fn tftp_requests(self) -> Vec<tftp::Options> {
@@ -74,6 +84,9 @@ impl Firmware {
         }
     }
 }
+
+/// EDK2's PXE driver waits so long for a block (`PXEBC_MTFTP_TIMEOUT`).
+const EDK2_TFTP_TIMEOUT: Duration = Duration::from_secs(4);
 
 fn captured(bytes: &[u8]) -> Message {
     Message::parse(bytes).expect("a capture is well-formed")

@@ -248,7 +248,8 @@ impl Shared {
         for options in sizes {
             told = Some(tftp::ask_size(wanted(*options), address, SIZE_LIMIT).await.context("size")?);
         }
-        let transfer = tftp::read(wanted(*last), address, &mut Link::clean(), self.epoch).await?;
+        let mut link = Link::clean().with_timeout(firmware.tftp_timeout());
+        let transfer = tftp::read(wanted(*last), address, &mut link, self.epoch).await?;
         ensure!(told.is_none_or(|size| size == transfer.bytes), "{} bytes came of {told:?}", transfer.bytes);
         boot.bytes += transfer.bytes;
         boot.repeats += transfer.repeats;

@@ -36,7 +36,7 @@ pub struct Suite {
     #[arg(long, value_enum, value_delimiter = ',')]
     pub only: Vec<Kind>,
     /// Rounds of the quick measurements; slow ones have fewer
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 3)]
     pub rounds: usize,
     /// Appended to the appliance's configuration, to measure another one
     #[arg(long, value_name = "TOML", default_value = "")]

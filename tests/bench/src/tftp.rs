@@ -176,6 +176,12 @@ impl Link {
         Self { chance: Chance::new(1), loss: 0.0, delay: None, timeout: None }
     }
 
+    /// The client says its last word again after so long; doubling from 250 ms when nothing is said.
+    pub(crate) fn with_timeout(mut self, timeout: Option<Duration>) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
     fn loses(&mut self, packet: &[u8]) -> bool {
         self.loss > 0.0 && matches!(packet, [0, DATA | ACK, ..]) && self.chance.next() < self.loss
     }
