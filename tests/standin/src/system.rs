@@ -95,7 +95,7 @@ impl Boot {
 enum Then {
     Reboot,
     /// With the tunnel, as long as the machine runs.
-    Stay(Option<Up>),
+    Stay(Option<Box<Up>>),
 }
 
 /// Runs the machine: the network in the background, everything else in order, again from the beginning when
@@ -151,7 +151,7 @@ async fn live(kernel: &str, up: &net::Up) -> Result<Then> {
     let config = registration.config;
 
     if boot.state.is_some() {
-        tell(&config, up.as_ref(), &events::boot_began()).await?;
+        tell(&config, up.as_deref(), &events::boot_began()).await?;
         say!("running from disk");
         return Ok(Then::Stay(up));
     }
@@ -161,17 +161,17 @@ async fn live(kernel: &str, up: &net::Up) -> Result<Then> {
     };
     let state = State { cmdline: boot.cmdline, unique_token: identity.token.encode() };
     write_disk(url, &state).await?;
-    tell(&config, up.as_ref(), &events::install_ended()).await?;
+    tell(&config, up.as_deref(), &events::install_ended()).await?;
     Ok(Then::Reboot)
 }
 
 /// SideroLink's tunnel, as Talos has it for as long as it runs. A hub without WireGuard is reached without.
-async fn bring_up(registration: &Registration, identity: &Identity) -> Option<Up> {
+async fn bring_up(registration: &Registration, identity: &Identity) -> Option<Box<Up>> {
     let up = match Plan::read(registration) {
         Ok(plan) => Up::start(plan, &identity.wireguard).await,
         Err(error) => Err(error.into()),
     };
-    up.inspect_err(|error| say!("no tunnel: {error}")).ok()
+    up.inspect_err(|error| say!("no tunnel: {error}")).ok().map(Box::new)
 }
 
 /// The join configuration, with the machine's own values in its URL.
