@@ -196,17 +196,17 @@ fn until(appliance: &Appliance, machine: &Machine, steps: &[&str]) -> Result<()>
     Ok(())
 }
 
-/// The router with a DHCP server that refuses whatever is not for it.
-struct Authoritative(Child);
+/// The router with another DHCP server, which is configured otherwise.
+struct Second(Child);
 
-impl Authoritative {
-    fn start(bed: &Bed) -> Result<Self> {
+impl Second {
+    fn start(bed: &Bed, more: &str) -> Result<Self> {
         let pid = fs::read_to_string(bed.dir().join("router.pid"))?;
         let pid = nix::unistd::Pid::from_raw(pid.trim().parse()?);
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM)?;
         let config = fs::read_to_string(bed.dir().join("router.conf"))?.replace("/router.", "/second.");
         let (path, log) = (bed.dir().join("second.conf"), bed.dir().join("second.log"));
-        fs::write(&path, format!("{config}dhcp-authoritative\n"))?;
+        fs::write(&path, format!("{config}{more}"))?;
         let serves = || fs::read_to_string(&log).unwrap_or_default().contains("router advertisement on");
         // The first one may hold its port for a moment.
         wait_until(SOON, "the second DHCP server", || {
@@ -230,7 +230,7 @@ impl Authoritative {
     }
 }
 
-impl Drop for Authoritative {
+impl Drop for Second {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
@@ -274,7 +274,8 @@ fn merge_boots_firmware_that_ignores_proxy_offers_and_leaves_others_alone() -> R
 #[test]
 fn merge_gets_ahead_of_an_authoritative_server() -> Result<()> {
     let bed = Bed::start()?;
-    let _second = Authoritative::start(&bed)?;
+    // It refuses whatever is not for it.
+    let _second = Second::start(&bed, "dhcp-authoritative\n")?;
     let _appliance = bed.appliance(spec("dhcp = \"merge\"\n")?)?;
     for number in 1..=5 {
         let mut firmware = Strict::new(&bed, number, true)?;
@@ -322,6 +323,24 @@ fn server_boots_machines_where_there_is_no_other_and_keeps_leases_over_a_sigkill
     drop(second);
     let mut first = Strict::new(&bed, 1, false)?;
     ensure!(first.boot(1)?.yiaddr == before.yiaddr, "the same machine, the same address");
+    Ok(())
+}
+
+/// The router with DHCPv6 that gives addresses and knows nothing of booting.
+#[test]
+fn firmware_boots_by_http_over_ipv6_beside_a_dhcpv6_server() -> Result<()> {
+    let bed = Bed::start()?;
+    let _second = Second::start(&bed, "dhcp-range=fd88::1000,fd88::1fff,64,1h\n")?;
+    bed.net().ip(Role::Appliance, "addr add fd88::1/64 dev eth0 nodad")?;
+    let appliance = bed.appliance(spec("dhcp = \"off\"\naddress6 = \"fd88::1\"\n")?)?;
+    let uefi = machine(&bed, "uefi6", Firmware::UefiHttp)?;
+    let journal = appliance.journal()?;
+    uefi.power_on()?;
+    // EDK2 tries IPv4 first, for a minute.
+    journal.wait_step(LIMIT * 3, &uefi, "dhcp_offer")?;
+    // From its address of the DHCPv6 server, which nothing tells us to be this machine's.
+    let served = |entry: &testbed::Entry| entry.step == "file_served";
+    journal.wait(LIMIT, "the boot file over IPv6", served)?;
     Ok(())
 }
 

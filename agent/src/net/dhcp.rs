@@ -235,7 +235,14 @@ impl Client {
         message.extend_from_slice(&[OPTION_CLIENT, 7, 1]);
         message.extend_from_slice(&self.mac);
         message.extend_from_slice(&[OPTION_MAX_SIZE, 2, 0x05, 0xdc]);
-        message.extend_from_slice(&[OPTION_PARAMETERS, 4, OPTION_NETMASK, OPTION_ROUTER, OPTION_DNS, OPTION_LEASE]);
+        message.extend_from_slice(&[
+            OPTION_PARAMETERS,
+            4,
+            OPTION_NETMASK,
+            OPTION_ROUTER,
+            OPTION_DNS,
+            OPTION_LEASE,
+        ]);
         if let Some(offer) = offer {
             message.extend_from_slice(&[OPTION_REQUESTED, 4]);
             message.extend_from_slice(&offer.address.octets());
@@ -289,7 +296,9 @@ impl Reply {
                         OPTION_NETMASK => reply.netmask = ip(value),
                         // Several may be given, best first.
                         OPTION_ROUTER => reply.router = value.get(..4).and_then(ip),
-                        OPTION_DNS => reply.dns = value.chunks_exact(4).filter_map(ip).take(MAX_DNS).collect(),
+                        OPTION_DNS => {
+                            reply.dns = value.chunks_exact(4).filter_map(ip).take(MAX_DNS).collect()
+                        }
                         OPTION_SERVER => reply.server = ip(value),
                         OPTION_LEASE => reply.duration = value.try_into().ok().map(u32::from_be_bytes),
                         _ => {}

@@ -152,8 +152,8 @@ async fn provider(state: &Arc<dyn State>, index: usize, bmcs: SocketAddr) {
     .await
     .unwrap();
     // The hub puts the label on what a provider writes; this writes past it.
-    let mut status = Resource::empty(&shared::<InfraMachineStatusSpec>(&id))
-        .with_label(LABEL_INFRA_PROVIDER_ID, PROVIDER);
+    let mut status =
+        Resource::empty(&shared::<InfraMachineStatusSpec>(&id)).with_label(LABEL_INFRA_PROVIDER_ID, PROVIDER);
     if on {
         status = status
             .with_label(LABEL_CLUSTER, CLUSTER)
