@@ -10,11 +10,11 @@ use anyhow::{Context as _, Result, ensure};
 use bootlace_agent::say;
 use bootlace_image::stick::SECTOR;
 use bootlace_image::stick::disk::Disk;
-use bootlace_image::stick::env::{Choice, Slot, TRIES};
+use bootlace_image::stick::env::{Choice, Slot};
 use bootlace_image::stick::fat::{self, Window};
 use bootlace_image::stick::gpt::{TAIL, Table};
 use bootlace_image::stick::image::{CONFIG_FILE, CONFIG_NAME, DATA_NAME};
-use bootlace_image::stick::slot::{Entry, MANIFEST, Reader, parse_manifest};
+use bootlace_image::stick::slot::{Entry, MANIFEST, Reader, SLOT_WORD, parse_manifest};
 use bootlace_image::stick::update::{self, ENV};
 use nix::mount::{MsFlags, mount};
 
@@ -77,9 +77,11 @@ fn open(path: &Path, manifest: &[Entry]) -> Result<Stick> {
     let mut disk = Disk::open(path, false)?;
     let table = disk.table()?;
     let choice = Choice::read(disk.file(), table.find(ENV)?.offset()).unwrap_or(Choice::NEW);
-    // When both slots serve the same, the one that GRUB tries is meant; it counts down before it tries.
-    let tried = choice.next.filter(|(_, left)| *left < TRIES).map_or(choice.good, |(slot, _)| slot);
-    let slot = [tried, tried.other()]
+    // GRUB says which slot it started. Firmware that starts the kernel image itself does not, and then the slot is
+    // the one with what this image serves.
+    let cmdline = fs::read_to_string("/proc/cmdline").unwrap_or_default();
+    let candidates = started(&cmdline).map_or(vec![choice.good, choice.good.other()], |slot| vec![slot]);
+    let slot = candidates
         .into_iter()
         .find(|slot| unpack(&mut disk, &table, *slot, manifest).is_ok())
         .context("no slot of this version")?;
@@ -102,6 +104,12 @@ fn open(path: &Path, manifest: &[Entry]) -> Result<Stick> {
     });
     say!("{}: slot {slot}", path.display());
     Ok(Stick { path: path.to_owned(), slot, config })
+}
+
+/// The slot that GRUB says it started.
+fn started(cmdline: &str) -> Option<Slot> {
+    let words = cmdline.split_ascii_whitespace().filter_map(|word| word.split_once('='));
+    words.filter(|(key, _)| *key == SLOT_WORD).find_map(|(_, value)| Slot::parse(value))
 }
 
 /// Takes the slot's files out, if they are of this version.
@@ -253,5 +261,17 @@ pub(crate) fn state_directory(stick: Option<&Stick>) -> PathBuf {
             let _ = fs::create_dir_all(VOLATILE);
             PathBuf::from(VOLATILE)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_slot_is_the_one_that_grub_says() {
+        assert_eq!(started("console=ttyS0 bootlace.slot=b\n"), Some(Slot::B));
+        assert_eq!(started("bootlace.slot=x quiet bootlace.slot=a"), Some(Slot::A));
+        assert_eq!(started("console=ttyS0"), None);
     }
 }

@@ -49,7 +49,8 @@ impl Slot {
         }
     }
 
-    fn parse(text: &str) -> Option<Self> {
+    /// Reads its name.
+    pub fn parse(text: &str) -> Option<Self> {
         match text {
             "a" => Some(Self::A),
             "b" => Some(Self::B),

@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use super::SECTOR;
 use super::env::FILES;
+use super::slot::SLOT_WORD;
 use crate::rootfs::Rootfs;
 
 /// The numbers of the partitions as [`super::image`] makes them.
@@ -16,9 +17,21 @@ const SLOT_A: u32 = 5;
 const SLOT_B: u32 = 6;
 
 /// Modules for BIOS and UEFI; `grub-mkimage` adds what they need.
-const BOTH: &[&str] =
-    &["part_gpt", "newc", "loadenv", "regexp", "memdisk", "tar", "normal", "test", "echo", "sleep", "reboot"];
-const BIOS: &[&str] = &["biosdisk", "configfile", "linux", "serial", "terminal"];
+const BOTH: &[&str] = &[
+    "configfile",
+    "part_gpt",
+    "newc",
+    "loadenv",
+    "regexp",
+    "memdisk",
+    "tar",
+    "normal",
+    "test",
+    "echo",
+    "sleep",
+    "reboot",
+];
+const BIOS: &[&str] = &["biosdisk", "linux", "serial", "terminal"];
 const EFI: &[&str] = &["chain"];
 
 /// Runs before GRUB can do more than set variables: where it was started from, and where its configuration is.
@@ -75,12 +88,12 @@ function start {{
   set part={SLOT_A}
   if [ "$1" = b ]; then set part={SLOT_B}; fi
   echo "bootlace: slot $1"
-  if [ "$grub_platform" = efi ]; then
-    if chainloader "($disk,gpt$part)/uki.efi"; then boot; fi
-  else
-    set linux=
-    if source "($disk,gpt$part)/slot.cfg"; then
-      if linux "($disk,gpt$part)$linux" $cmdline; then
+  if source "($disk,gpt$part)/slot.cfg"; then
+    # The kernel's command line is given anew, with the slot in it.
+    if [ "$grub_platform" = efi ]; then
+      if chainloader "($disk,gpt$part)/uki.efi" $cmdline {SLOT_WORD}=$1; then boot; fi
+    else
+      if linux "($disk,gpt$part)$linux" $cmdline {SLOT_WORD}=$1; then
         if initrd "($disk,gpt$part)$initrd"; then boot; fi
       fi
     fi

@@ -38,6 +38,8 @@ const MAX_NAME: usize = 200;
 /// Bytes of an entry's header.
 const HEADER: usize = 110;
 
+/// The word of the kernel's command line by which GRUB tells which slot it started.
+pub const SLOT_WORD: &str = "bootlace.slot";
 /// The command line of a stick's kernel. A panic starts the machine over, so that the next try is counted.
 pub const CMDLINE: &str = "console=tty0 console=ttyS0,115200 panic=10 loglevel=4";
 
