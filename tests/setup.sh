@@ -9,7 +9,7 @@ packages=(
     linux-image-cloud-amd64 linux-image-amd64       # the kernels that machines boot
     openipmi ipmitool                               # a BMC to talk to
     skopeo umoci                                    # to read container images with
-    grub-pc-bin grub-efi-amd64-bin grub-common sbsigntool e2fsprogs  # sticks that boot under BIOS and UEFI
+    grub-pc-bin grub-efi-amd64-bin grub-common sbsigntool e2fsprogs squashfs-tools openssl  # sticks that boot under BIOS and UEFI
     fdisk mtools dosfstools syslinux syslinux-common systemd-boot-efi binutils  # disk images without root
 )
 

@@ -12,6 +12,8 @@ use bootlace_image::modules::Tree;
 const MIB: usize = 1 << 20;
 /// The agent, stripped.
 const AGENT_LIMIT: usize = 6 * MIB;
+/// The appliance, stripped.
+const APPLIANCE_LIMIT: u64 = 16 << 20;
 /// Agent and virtio drivers, compressed.
 const VIRTIO_LIMIT: usize = 4 * MIB;
 /// The generic kernel with the metal drivers: what a server fetches for its discovery.
@@ -102,4 +104,14 @@ fn the_image_for_servers_is_small_with_its_kernel_and_has_what_servers_need() {
         let file = format!("{driver}.ko");
         assert!(image.modules.iter().any(|path| path.ends_with(&file)), "{driver} is not in the image");
     }
+}
+
+#[test]
+fn the_appliance_is_small() {
+    let test = std::env::current_exe().unwrap();
+    let Ok(binary) = fs::metadata(test.ancestors().nth(3).unwrap().join("release/bootlace")) else {
+        return eprintln!("skipped: no release build of the appliance (cargo build --release -p bootlace)");
+    };
+    eprintln!("appliance: {} bytes", binary.len());
+    assert!(binary.len() <= APPLIANCE_LIMIT, "{} bytes", binary.len());
 }

@@ -69,3 +69,13 @@ fn a_slot_that_does_not_fit_is_refused() {
     assert!(error.contains("--slot-size"), "{error}");
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
 }
+
+#[test]
+fn a_stick_s_image_is_smaller_than_any_stick() {
+    // An EFI program of 22 MiB is the signed kernel image.
+    for (slot, esp) in [(SLOT, ESP), (SIGNED_SLOT, 24 * MIB)] {
+        let table = table(("esp", esp), slot, DATA_IN_IMAGE, b"");
+        let sectors = table.partitions.last().unwrap().end() + crate::stick::gpt::TAIL;
+        assert!(sectors * SECTOR <= 128_000_000, "{} bytes", sectors * SECTOR);
+    }
+}
