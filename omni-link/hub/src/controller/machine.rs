@@ -154,12 +154,12 @@ async fn tell_provider(hub: &Hub, machine: &str, wishes: &Wishes) -> Result<(), 
 /// The link is going or gone.
 async fn removed(hub: &Hub, machine: &str) -> Result<(), StateError> {
     let had = hub.store.find::<InfraMachineSpec>(machine).await?.is_some();
-    for held in [
-        pointer::<InfraMachineSpec>(machine),
-        pointer::<BmcConfigSpec>(machine),
-        pointer::<MachineRegistrationSpec>(machine),
+    for (held, owner) in [
+        (pointer::<InfraMachineSpec>(machine), INFRA_MACHINE_OWNER),
+        (pointer::<BmcConfigSpec>(machine), BMC_CONFIG_OWNER),
+        (pointer::<MachineRegistrationSpec>(machine), REGISTRATION_OWNER),
     ] {
-        if !release(hub, &held).await? {
+        if !release(hub, &held, owner).await? {
             return Ok(());
         }
     }
@@ -183,7 +183,14 @@ async fn removed(hub: &Hub, machine: &str) -> Result<(), StateError> {
 
 /// Removes what a provider may hold. When the provider is gone nobody else will let go. Says whether it is
 /// gone.
-async fn release(hub: &Hub, held: &Pointer) -> Result<bool, StateError> {
+async fn release(hub: &Hub, held: &Pointer, owner: &str) -> Result<bool, StateError> {
+    match hub.store.state().get(held).await {
+        // What somebody else made is theirs.
+        Ok(resource) if resource.metadata.owner != owner => return Ok(true),
+        Ok(_) => {}
+        Err(StateError::NotFound(_)) => return Ok(true),
+        Err(error) => return Err(error),
+    }
     if hub.store.remove(held).await? {
         return Ok(true);
     }
