@@ -194,8 +194,13 @@ async fn what_users_ask_of_a_provider_is_checked_by_its_schema() {
     let stored = create(set("vms", "cores: 2")).await.unwrap();
     let worse = stored.clone().with_spec(&set("vms", "cores: -1"));
     refused(state.update(worse, &UpdateOptions::default()).await, "must be at least 1");
-    let more = stored.with_spec(&MachineRequestSetSpec { machine_count: 1, ..set("vms", "cores: 2") });
-    state.update(more, &UpdateOptions::default()).await.unwrap();
+    // The hub puts its finalizer on it meanwhile.
+    cosi::modify(state, &stored.pointer(), "", cosi::Missing::Fail, |resource| {
+        resource.encode(&MachineRequestSetSpec { machine_count: 1, ..set("vms", "cores: 2") });
+        Ok(())
+    })
+    .await
+    .unwrap();
 
     let request = requests(&site, 1).await.remove(0);
     let other = MachineRequestSpec { talos_version: "1.14.0".to_owned(), ..MachineRequestSpec::default() };
