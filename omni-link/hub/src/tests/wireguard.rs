@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV6};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use agent_wire::events::EventRequest;
 use agent_wire::events::event_sink_service_client::EventSinkServiceClient;
