@@ -6,7 +6,7 @@
 //!
 //! Invariant: it changes nothing but [`Meta`], and listens nowhere by itself: [`serve`] takes connections from
 //! whoever runs the tunnel, so only peers in the tunnel reach it. Every connection, stream, message and wait
-//! has its limit in [`connection`] and here.
+//! has its limit in `connection` and here.
 
 mod certificate;
 mod connection;

@@ -30,11 +30,11 @@ const UTC_TIME: u8 = 0x17;
 const GENERALIZED_TIME: u8 = 0x18;
 const SEQUENCE: u8 = 0x30;
 const SET: u8 = 0x31;
-/// [2] of GeneralName: a DNS name.
+/// `[2]` of GeneralName: a DNS name.
 const DNS_NAME: u8 = 0x82;
-/// [0] of TBSCertificate: the version.
+/// `[0]` of TBSCertificate: the version.
 const VERSION: u8 = 0xa0;
-/// [3] of TBSCertificate: the extensions.
+/// `[3]` of TBSCertificate: the extensions.
 const EXTENSIONS: u8 = 0xa3;
 
 /// Whose certificate it is.

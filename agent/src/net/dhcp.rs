@@ -56,7 +56,7 @@ pub struct Lease {
     pub netmask: Ipv4Addr,
     /// Default gateway.
     pub router: Option<Ipv4Addr>,
-    /// Name servers; no more than [`MAX_DNS`].
+    /// Name servers; no more than `MAX_DNS`.
     pub dns: Vec<Ipv4Addr>,
     /// Who gave it.
     pub server: Ipv4Addr,

@@ -1,6 +1,6 @@
 //! DHCP on raw frames: no conflict with a DHCP server on the same host, answers to clients that have no address,
 //! and every VLAN of a trunk by one socket. Each network, untagged or a VLAN, has a
-//! [`Responder`](netboot::dhcp::Responder) of its own, which decides everything.
+//! [`Responder`] of its own, which decides everything.
 //!
 //! Unicast to ports 4011 and 67 (boot servers, renewals, answers to us as a relay) is answered with raw frames
 //! too. Nothing of the kernel listens there, so it would tell the client "port unreachable" beside our answer.

@@ -92,7 +92,7 @@ pub struct Counters {
     pub foreign_packets: u64,
     /// Packets to no peer, to one that is nowhere, or of a wrong length.
     pub no_route: u64,
-    /// Packets and datagrams beyond [`MAX_QUEUED`] or a peer's queue.
+    /// Packets and datagrams beyond `MAX_QUEUED` or a peer's queue.
     pub overflow: u64,
 }
 
