@@ -3,12 +3,13 @@
 //! The same packets in every run: `FUZZ_ITERATIONS` (default 200 000) and `FUZZ_SEED` choose others.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
-#[path = "../../agent/wire/tests/support/mutate.rs"]
-mod mutate;
+#[path = "../../netboot/tests/fuzz_support/mod.rs"]
+#[allow(dead_code, reason = "netboot's fuzz tests use the rest")]
+mod fuzz_support;
 
 use std::time::{Duration, Instant};
 
-use mutate::{Random, iterations, mutated};
+use fuzz_support::{Random, iterations, mutated};
 use power::ipmi::crypto::{Keys, Suite};
 use power::ipmi::packet::{self, Message, OpenResponse, Payload, Rakp2, Rakp4};
 use power::ipmi::session::{Event, Login, Session};

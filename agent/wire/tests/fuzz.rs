@@ -3,8 +3,9 @@
 //! The same frames in every run: `FUZZ_ITERATIONS` (default 200 000) and `FUZZ_SEED` choose others.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
-#[path = "support/mutate.rs"]
-mod mutate;
+#[path = "../../../netboot/tests/fuzz_support/mod.rs"]
+#[allow(dead_code, reason = "netboot's fuzz tests use the rest")]
+mod fuzz_support;
 
 use std::collections::BTreeSet;
 
@@ -14,7 +15,7 @@ use agent_wire::tunnel::caller::{Caller, Received};
 use agent_wire::tunnel::frame::{REVISION_ONE, REVISION_ZERO, TUNNEL};
 use agent_wire::tunnel::{Frame, INITIAL_WINDOW, Limits, Outcome};
 use bytes::Bytes;
-use mutate::{Random, iterations, mutated};
+use fuzz_support::{Random, iterations, mutated};
 use prost::Message;
 
 const LIMITS: Limits =

@@ -5,7 +5,6 @@ use std::io::IsTerminal;
 use std::path::Path;
 use std::time::Duration;
 
-use http_body_util::BodyExt;
 use jiff::Timestamp;
 
 use super::CliError;
@@ -62,33 +61,19 @@ pub(super) async fn console(socket: &Path, args: &ConsoleArgs) -> Result<(), Cli
 
 async fn look(socket: &Path, screen: &mut Screen) -> Result<Status, CliError> {
     let status: Status = operator::get_json(socket, "/status").await?;
-    if screen.started != Some(status.started_ms) {
-        // The numbers of the journal go on over a restart; the screen begins anew.
-        screen.started = Some(status.started_ms);
-    }
-    let uri = format!("/journal?since={}", screen.seen);
-    let mut body = operator::get(socket, &uri).await?.into_body();
-    let mut rest = Vec::new();
-    while let Some(frame) = body.frame().await {
-        let Ok(data) = frame.map_err(operator::ended)?.into_data() else { continue };
-        for byte in data {
-            if byte != b'\n' {
-                rest.push(byte);
-                continue;
-            }
-            if let Ok(entry) = serde_json::from_slice::<Entry>(&rest) {
-                screen.take(&entry);
-            }
-            rest.clear();
-        }
-    }
+    let response = operator::get(socket, &format!("/journal?since={}", screen.seen)).await?;
+    let take = |line: &[u8]| {
+        // What a newer appliance says is shown by its own console.
+        serde_json::from_slice(line).map(|entry: Entry| screen.take(&entry)).ok();
+        Ok(())
+    };
+    operator::each_line(response, take).await?;
     Ok(status)
 }
 
 /// What is on the screen.
 #[derive(Default)]
 struct Screen {
-    started: Option<u64>,
     /// The last journal entry.
     seen: u64,
     lines: VecDeque<String>,

@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use http_body_util::BodyExt;
 use jiff::Timestamp;
 use netboot::Mac;
 use uuid::Uuid;
@@ -11,9 +10,6 @@ use super::CliError;
 use super::operator;
 use super::output::{Format, write_out};
 use crate::recorder::Entry;
-
-/// An entry is far smaller; a longer line is a broken server.
-const LINE_BYTES_MAX: usize = 64 << 10;
 
 #[derive(clap::Args)]
 pub(super) struct Args {
@@ -32,20 +28,8 @@ pub(super) struct Args {
 
 pub(super) async fn run(socket: &Path, args: &Args) -> Result<(), CliError> {
     let uri = format!("/journal?since={}&follow={}", args.since, args.follow);
-    let mut response = operator::get(socket, &uri).await?;
-    let mut rest = Vec::new();
-    while let Some(frame) = response.body_mut().frame().await {
-        let Ok(data) = frame.map_err(operator::ended)?.into_data() else { continue };
-        rest.extend_from_slice(&data);
-        while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
-            let line: Vec<u8> = rest.drain(..=end).collect();
-            print(&line[..end], args)?;
-        }
-        if rest.len() > LINE_BYTES_MAX {
-            return Err(CliError::Failed("the appliance sent a line without an end".into()));
-        }
-    }
-    Ok(())
+    let response = operator::get(socket, &uri).await?;
+    operator::each_line(response, |line| print(line, args)).await
 }
 
 fn print(line: &[u8], args: &Args) -> Result<(), CliError> {

@@ -13,6 +13,8 @@ use super::CliError;
 
 /// Answers that are read as a whole are far smaller.
 const ANSWER_BYTES_MAX: usize = 1 << 20;
+/// An entry of the journal is far smaller; a longer line is a broken server.
+const LINE_BYTES_MAX: usize = 64 << 10;
 
 /// Asks; the connection lives as long as the answer's body.
 pub(super) async fn get(socket: &Path, uri: &str) -> Result<Response<Incoming>, CliError> {
@@ -40,6 +42,27 @@ pub(super) async fn get_json<T: DeserializeOwned>(socket: &Path, uri: &str) -> R
         .map_err(|error| CliError::Failed(format!("the appliance answered what cannot be read: {error}")))
 }
 
-pub(super) fn ended(error: hyper::Error) -> CliError {
+/// Hands over each line of an answer, without its end, as it comes.
+pub(super) async fn each_line(
+    response: Response<Incoming>,
+    mut take: impl FnMut(&[u8]) -> Result<(), CliError>,
+) -> Result<(), CliError> {
+    let mut body = response.into_body();
+    let mut rest = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.map_err(ended)?.into_data() else { continue };
+        rest.extend_from_slice(&data);
+        while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = rest.drain(..=end).collect();
+            take(&line[..end])?;
+        }
+        if rest.len() > LINE_BYTES_MAX {
+            return Err(CliError::Failed("the appliance sent a line without an end".into()));
+        }
+    }
+    Ok(())
+}
+
+fn ended(error: hyper::Error) -> CliError {
     CliError::Failed(format!("the appliance ended the connection: {error}"))
 }

@@ -1,10 +1,15 @@
-//! What the fuzz tests of netboot and its drivers share: a budget, seeded mutations, a corpus.
+//! What all fuzz tests share: a budget, seeded mutations, and the corpus of netboot and its drivers.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 fn setting(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().expect("a number"))
+}
+
+/// How many inputs are tried; 200 000 unless `FUZZ_ITERATIONS` tells.
+pub(crate) fn iterations() -> u64 {
+    setting("FUZZ_ITERATIONS").unwrap_or(200_000)
 }
 
 /// How long a target runs: `FUZZ_SECONDS`, or else `FUZZ_ITERATIONS`.
@@ -22,7 +27,7 @@ impl Budget {
             target,
             start: Instant::now(),
             seconds: setting("FUZZ_SECONDS").map(Duration::from_secs),
-            iterations: setting("FUZZ_ITERATIONS").unwrap_or(200_000),
+            iterations: iterations(),
             done: 0,
         }
     }

@@ -12,7 +12,6 @@
 mod facts;
 
 use std::collections::{HashMap, HashSet};
-use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 use agent_wire::inventory as kinds;
@@ -22,26 +21,19 @@ use cosi::{Missing, Resource, StateError};
 use cosi_wire::resource::ListRequest;
 use cosi_wire::resource::state_client::StateClient;
 use futures_util::{StreamExt, stream};
-use hyper_util::rt::TokioIo;
 use prost::Message;
 use provider::resources::{LABEL_CLUSTER, LABEL_MACHINE_REQUEST, LABEL_ROLE_CONTROLPLANE, LABEL_ROLE_WORKER};
 use provider::specs::infra_machine_config_spec::AcceptanceStatus;
 use provider::specs::machine_status_spec::Role;
 use provider::specs::{InfraMachineSpec, MachineStatusSpec, SiderolinkSpec};
-use rustls::pki_types::ServerName;
 use tokio::time::Instant;
-use tokio_rustls::TlsConnector;
 use tonic::Status;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
-use crate::Hub;
-use crate::pending::tls;
 use crate::store::{Typed, kind};
-use crate::wireguard::Wireguard;
+use crate::{Hub, machine_api};
 use facts::Facts;
 
-/// Where Talos' machine API is.
-const MACHINE_API_PORT: u16 = 50000;
 /// How often the links are looked at, as they themselves are.
 const ROUND: Duration = Duration::from_secs(30);
 /// After this time a machine is asked again; also the longest pause after failures.
@@ -220,22 +212,7 @@ enum CollectError {
 async fn ask(hub: &Hub, address: &str) -> Result<Facts, CollectError> {
     let wireguard = hub.wireguard.as_ref().ok_or(CollectError::NoTunnel)?;
     let address = address.parse().map_err(|_| CollectError::NoTunnel)?;
-    collect(reach(wireguard, address).await?).await
-}
-
-/// The machine API of whoever has this address in the tunnel.
-async fn reach(wireguard: &Wireguard, address: Ipv6Addr) -> Result<Channel, tonic::transport::Error> {
-    let wireguard = wireguard.clone();
-    let tls = TlsConnector::from(tls::of_machines());
-    let connector = tower::service_fn(move |_| {
-        let (wireguard, tls) = (wireguard.clone(), tls.clone());
-        async move {
-            let stream = wireguard.dial(address, MACHINE_API_PORT).await?;
-            let name = ServerName::IpAddress(IpAddr::V6(address).into());
-            tls.connect(name, stream).await.map(TokioIo::new)
-        }
-    });
-    Endpoint::from_static("http://machine").connect_with_connector(connector).await
+    collect(machine_api::reach(wireguard, address).await?).await
 }
 
 /// Lists everything that Omni shows.

@@ -38,6 +38,7 @@ mod index;
 mod kernel_log;
 mod keys;
 mod limits;
+mod machine_api;
 mod machine_event;
 mod management;
 mod pending;

@@ -3,7 +3,6 @@
 //! Each is a PendingMachine named by its public key, and is forgotten when it did not come back for
 //! [`PENDING_LIFETIME`].
 
-pub(crate) mod tls;
 mod visit;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

@@ -22,7 +22,7 @@ async fn facts_of_this_machine() -> Facts {
     let api = MachineApi::new(Arc::new(machine), Meta::default()).await.unwrap();
     let incoming = stream::iter([Ok(far)]).chain(stream::pending());
     tokio::spawn(machine_api::serve(incoming, api, std::future::pending()));
-    let tls = TlsConnector::from(crate::pending::tls::of_machines());
+    let tls = TlsConnector::from(crate::machine_api::tls_config());
     let io = tls.connect(ServerName::try_from("machine").unwrap(), near).await.unwrap();
     let io = std::sync::Mutex::new(Some(TokioIo::new(io)));
     let connector = tower::service_fn(move |_| {

@@ -11,7 +11,6 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::net::Ipv6Addr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use agent_wire::inventory::LINKS;
@@ -25,25 +24,20 @@ use cosi::{
     EventType, Kind, ListOptions, Missing, Resource, State as _, StateError, WatchOptions, WatchTarget,
 };
 use futures_util::StreamExt;
-use hyper_util::rt::TokioIo;
 use provider::resources::{ANNOTATION_UUID_CONFLICT, LABEL_MACHINE_UUID};
 use provider::specs::{PendingMachineStatusSpec, SiderolinkSpec};
 use ring::digest::{SHA256, digest};
-use rustls::pki_types::ServerName;
 use thiserror::Error;
 use tokio::sync::Semaphore;
-use tokio_rustls::TlsConnector;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use uuid::Uuid;
 
-use super::{kind, pointer, tls};
+use super::{kind, pointer};
 use crate::limits::{MAX_LINKS, RETRY_PAUSE, VISIT_LIMIT, VISIT_PAUSE, VISITS_AT_ONCE};
 use crate::store::{Typed, decode, pointer as pointer_of};
 use crate::wireguard::Wireguard;
-use crate::{Hub, HubEvent, HubEventKind};
+use crate::{Hub, HubEvent, HubEventKind, machine_api};
 
-/// Where Talos' machine API is.
-const MACHINE_API_PORT: u16 = 50000;
 /// META's keys.
 const META_UNIQUE_TOKEN: u32 = 0x10;
 const META_UUID_OVERRIDE: u32 = 0x0f;
@@ -191,7 +185,7 @@ impl Visits {
         let Some(address) = address.filter(|_| !given.token || (conflict && !given.uuid)) else {
             return Ok(());
         };
-        let channel = self.reach(address).await?;
+        let channel = machine_api::reach(&self.wireguard, address).await?;
         let mut talos = MachineServiceClient::new(channel.clone());
         if conflict && !given.uuid {
             let uuid = Uuid::new_v4().to_string();
@@ -218,20 +212,6 @@ impl Visits {
             self.hub.emit(HubEvent { machine, peer: None, kind: HubEventKind::TokenGiven });
         }
         Ok(())
-    }
-
-    async fn reach(&self, address: Ipv6Addr) -> Result<Channel, VisitError> {
-        let wireguard = self.wireguard.clone();
-        let tls = TlsConnector::from(tls::of_machines());
-        let connector = tower::service_fn(move |_| {
-            let (wireguard, tls) = (wireguard.clone(), tls.clone());
-            async move {
-                let stream = wireguard.dial(address, MACHINE_API_PORT).await?;
-                let name = ServerName::IpAddress(std::net::IpAddr::V6(address).into());
-                tls.connect(name, stream).await.map(TokioIo::new)
-            }
-        });
-        Ok(Endpoint::from_static("http://machine").connect_with_connector(connector).await?)
     }
 
     async fn note(

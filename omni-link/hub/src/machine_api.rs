@@ -1,17 +1,44 @@
-//! TLS to machines in maintenance, whose certificates nobody signed: they are known by their address in the tunnel.
+//! The way to the machine API of machines in maintenance. Nobody signed their certificates: they are known by their
+//! address in the tunnel.
 
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, OnceLock};
 
+use hyper_util::rt::TokioIo;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
+use tokio_rustls::TlsConnector;
+use tonic::transport::{Channel, Endpoint};
 
+use crate::wireguard::Wireguard;
+
+/// Where Talos' machine API is.
+const PORT: u16 = 50000;
 /// gRPC is HTTP/2.
 const ALPN: &[u8] = b"h2";
 
-/// The same for all of them.
-pub(crate) fn of_machines() -> Arc<ClientConfig> {
+/// The machine API of whoever has this address in the tunnel.
+pub(crate) async fn reach(
+    wireguard: &Wireguard,
+    address: Ipv6Addr,
+) -> Result<Channel, tonic::transport::Error> {
+    let wireguard = wireguard.clone();
+    let tls = TlsConnector::from(tls_config());
+    let connector = tower::service_fn(move |_| {
+        let (wireguard, tls) = (wireguard.clone(), tls.clone());
+        async move {
+            let stream = wireguard.dial(address, PORT).await?;
+            let name = ServerName::IpAddress(IpAddr::V6(address).into());
+            tls.connect(name, stream).await.map(TokioIo::new)
+        }
+    });
+    Endpoint::from_static("http://machine").connect_with_connector(connector).await
+}
+
+/// The same for all machines.
+pub(crate) fn tls_config() -> Arc<ClientConfig> {
     static CONFIG: OnceLock<Arc<ClientConfig>> = OnceLock::new();
     let make = || {
         let provider = Arc::new(ring::default_provider());
