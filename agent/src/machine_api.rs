@@ -8,7 +8,6 @@
 //! whoever runs the tunnel, so only peers in the tunnel reach it. Every connection, stream, message and wait
 //! has its limit in `connection` and here.
 
-mod certificate;
 mod connection;
 mod services;
 mod source;
@@ -19,6 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use agent_wire::certificate::{Certificate, Randomness, Validity};
 use agent_wire::machine::machine_service_server::MachineServiceServer;
 use agent_wire::storage::storage_service_server::StorageServiceServer;
 use futures_util::{Stream, StreamExt};
@@ -32,8 +32,7 @@ use tonic::{Request, Status};
 use crate::inventory::registry::Registry;
 use crate::inventory::{Inventory, Source};
 use crate::meta::Meta;
-use crate::say;
-use certificate::Certificate;
+use crate::{say, sys};
 use connection::Shared;
 use services::Services;
 use source::WithMeta;
@@ -41,6 +40,9 @@ use source::WithMeta;
 /// Where Talos' machine API listens.
 pub const PORT: u16 = 50000;
 
+/// Whose certificate it is. It is made anew at each start, so nobody verifies it: whom one talks to is settled by the
+/// WireGuard tunnel that the API is reached through.
+const NAME: &str = "bootlace-agent";
 /// Connections at once. Omni keeps one open, and people few.
 const MAX_CONNECTIONS: usize = 16;
 /// Bytes of a message that writes to META: far more than a token or labels.
@@ -65,8 +67,9 @@ impl MachineApi {
     /// Waits until the kernel has randomness, without which TLS would stand still, and makes a certificate.
     pub async fn new<S: Source>(machine: Arc<S>, meta: Meta) -> Result<Self, MachineApiError> {
         let certificate = loop {
-            match Certificate::generate() {
-                Ok(certificate) => break certificate,
+            let mut random = [0; size_of::<Randomness>()];
+            match sys::random(&mut random, true) {
+                Ok(()) => break Certificate::self_signed(NAME, Validity::FOREVER, &random),
                 Err(_) => tokio::time::sleep(RANDOM_PAUSE).await,
             }
         };

@@ -16,6 +16,7 @@ mod proto {
     include!(concat!(env!("OUT_DIR"), "/wire.rs"));
 }
 
+pub mod certificate;
 mod codec;
 pub mod keep;
 pub mod password;
