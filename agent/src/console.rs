@@ -5,16 +5,26 @@ use std::io::Write;
 use std::sync::OnceLock;
 
 static NAME: OnceLock<&str> = OnceLock::new();
+static KEEPER: OnceLock<fn(&str)> = OnceLock::new();
 
 /// Says who speaks, before the first line; the agent if nobody says it.
 pub fn set_name(name: &'static str) {
     let _ = NAME.set(name);
 }
 
+/// Says who gets every line beside the console.
+pub fn set_keeper(keep: fn(&str)) {
+    let _ = KEEPER.set(keep);
+}
+
 /// Writes a line. A console that cannot be written to is no reason to stop.
 pub fn line(text: Arguments<'_>) {
+    let text = format!("{}: {text}", NAME.get_or_init(|| "bootlace-agent"));
+    if let Some(keep) = KEEPER.get() {
+        keep(&text);
+    }
     let mut out = std::io::stdout().lock();
-    let _ = writeln!(out, "{}: {text}", NAME.get_or_init(|| "bootlace-agent"));
+    let _ = writeln!(out, "{text}");
     let _ = out.flush();
 }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! mounts, modules -> stick (slot, configuration, data) -> network -> appliance, started again when it ends
-//!                                                           time, watchdog, update beside it
+//!                                                           screen, time, watchdog, update beside it
 //! ```
 //!
 //! Invariant: whatever is missing, the appliance is started with what there is: a stick without a readable data
@@ -16,6 +16,7 @@ pub mod config;
 mod log;
 mod medium;
 mod network;
+mod screen;
 mod service;
 mod sys;
 mod trial;
@@ -42,7 +43,12 @@ pub fn main() -> ! {
         say!("this should not happen: {panic}");
         start_over();
     }));
+    log::start();
     pid1::mount_all();
+    // Whatever comes in on the serial line, as a Ctrl-S, must not stop who writes there.
+    if let Err(error) = sys::without_flow_control(&std::io::stdout()) {
+        say!("serial line: {error}");
+    }
     say!("version {}", env!("CARGO_PKG_VERSION"));
     modules::load(Path::new(modules::ORDER));
     match tokio::runtime::Builder::new_current_thread().enable_all().build() {
@@ -80,7 +86,7 @@ async fn run() {
     let config = Arc::new(config);
     let trial = stick.as_ref().map_or(trial::Trial::None, |stick| stick.trial());
     let state = medium::state_directory(stick.as_ref());
-    let log = Arc::new(log::Ring::open(&state.join("log")));
+    log::open(&state.join("log"));
 
     let (serving, served) = watch::channel(false);
     let (ready, address) = watch::channel(false);
@@ -88,7 +94,8 @@ async fn run() {
     // Each runs for ever; the first that ends ends all, and the machine starts over.
     tokio::select! {
         () = network::run(Arc::clone(&config), ready) => say!("the network ended"),
-        () = service::run(&config, &state, address.clone(), serving, &log) => say!("the appliance cannot be started"),
+        () = service::run(&config, &state, address.clone(), serving) => say!("the appliance cannot be ended"),
+        () = screen::run(&state) => {}
         () = clock::keep(Arc::clone(&config), address.clone()) => {}
         () = watchdog::run(config.watchdog) => {}
         () = trial::run(stick.as_ref(), trial, served) => say!("this version does not come up"),

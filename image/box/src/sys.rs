@@ -1,9 +1,9 @@
-//! System calls that no safe wrapper covers: VLAN interfaces, a partition and a file system that grow.
+//! System calls that no safe wrapper covers: VLAN interfaces, a partition and a file system that grow, consoles.
 #![allow(unsafe_code, reason = "these ioctls have no safe interface; each use says why it is sound")]
 
 use std::fs::File;
 use std::io::{Error, Result};
-use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, FromRawFd as _, OwnedFd};
 
 /// `SIOCSIFVLAN`
 const SIOCSIFVLAN: libc::c_ulong = 0x8983;
@@ -16,6 +16,9 @@ const BLKPG: libc::c_ulong = 0x1269;
 const RESIZE_PARTITION: libc::c_int = 3;
 /// `EXT4_IOC_RESIZE_FS`, `_IOW('f', 16, __u64)`
 const EXT4_RESIZE: libc::c_ulong = 0x4008_6610;
+/// `TIOCLINUX` and `TIOCL_SETKMSGREDIRECT`
+const TIOCLINUX: libc::c_ulong = 0x541c;
+const KERNEL_MESSAGES: u8 = 11;
 
 /// `struct vlan_ioctl_args`
 #[repr(C)]
@@ -90,6 +93,27 @@ pub(crate) fn resize_ext4(root: &File, blocks: u64) -> Result<()> {
     check(unsafe { libc::ioctl(root.as_raw_fd(), EXT4_RESIZE as _, &raw const blocks) })
 }
 
+/// Has the kernel's messages written on another of the screen's consoles than the one in front. `console` is any.
+pub(crate) fn kernel_messages_to(console: &File, number: u8) -> Result<()> {
+    let mut order = [KERNEL_MESSAGES, number];
+    // SAFETY: this order of TIOCLINUX reads two bytes, which outlive the call.
+    check(unsafe { libc::ioctl(console.as_raw_fd(), TIOCLINUX as _, order.as_mut_ptr()) })
+}
+
+/// Has a terminal ignore the characters that stop it. What is no terminal has none.
+pub(crate) fn without_flow_control(terminal: &impl AsFd) -> Result<()> {
+    let terminal = terminal.as_fd().as_raw_fd();
+    // SAFETY: all zeroes are a termios, which is filled or not used.
+    let mut settings: libc::termios = unsafe { std::mem::zeroed() };
+    // SAFETY: tcgetattr writes a termios, which outlives the call.
+    if let Err(error) = check(unsafe { libc::tcgetattr(terminal, &raw mut settings) }) {
+        return if error.raw_os_error() == Some(libc::ENOTTY) { Ok(()) } else { Err(error) };
+    }
+    settings.c_iflag &= !(libc::IXON | libc::IXOFF);
+    // SAFETY: tcsetattr reads a termios, which outlives the call.
+    check(unsafe { libc::tcsetattr(terminal, libc::TCSANOW, &raw const settings) })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -101,5 +125,7 @@ mod tests {
         assert!(resize_ext4(&file, 1).is_err());
         assert!(add_vlan("no-such-link", 5).is_err());
         assert!(add_vlan("", 5).is_err());
+        assert!(kernel_messages_to(&file, 2).is_err());
+        assert!(without_flow_control(&file).is_ok());
     }
 }
