@@ -22,6 +22,7 @@ mod path;
 mod range;
 mod script;
 mod server;
+mod tls;
 mod wire;
 
 use std::net::IpAddr;
@@ -33,9 +34,11 @@ use axum::routing::get;
 use netboot::boot::BootPolicy;
 use netboot::journal::Sink;
 use netboot_assets::{AssetDir, BootFiles};
+use rustls::server::ResolvesServerCert;
 
 use answer::{Boot, PATHS};
 pub use server::{DRAIN, FIRST_REQUEST, MAX_CONNECTIONS, serve};
+use tls::Tls;
 
 /// What the router answers from.
 #[derive(Clone)]
@@ -57,6 +60,7 @@ pub struct HttpConfig {
 pub struct Service {
     boot: Option<Arc<Boot>>,
     router: Router,
+    tls: Option<Tls>,
 }
 
 impl Service {
@@ -68,7 +72,7 @@ impl Service {
         for path in PATHS {
             router = router.route(path, get(files::handle));
         }
-        Self { router: router.with_state(boot.clone()), boot: Some(boot) }
+        Self { router: router.with_state(boot.clone()), boot: Some(boot), tls: None }
     }
 
     /// The same with other services, whose paths must be others.
@@ -77,11 +81,17 @@ impl Service {
         self.router = self.router.merge(other);
         self
     }
+
+    /// Services over TLS 1.3 and HTTP/2, with whatever certificate there is when a client comes.
+    #[must_use]
+    pub fn encrypted(router: Router, certificate: Arc<dyn ResolvesServerCert>) -> Self {
+        Self { boot: None, router, tls: Some(Tls::new(certificate)) }
+    }
 }
 
 impl From<Router> for Service {
     fn from(router: Router) -> Self {
-        Self { boot: None, router }
+        Self { boot: None, router, tls: None }
     }
 }
 

@@ -1,4 +1,4 @@
-//! HTTP/1.1 and HTTP/2 without TLS on one port.
+//! HTTP/1.1 and HTTP/2 on one port, and TLS on another.
 
 use std::convert::Infallible;
 use std::io;
@@ -22,6 +22,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio_rustls::server::TlsStream;
+use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
 use tower::Service as _;
 
@@ -46,7 +48,14 @@ const UNACKNOWLEDGED_MS: u32 = 60_000;
 /// Bytes of an HTTP/1 head, and of a body on its way out, above which no more is taken.
 const BUFFER: usize = 64 << 10;
 /// HTTP/2 streams of one connection: the reverse tunnel is one, tools open a few.
-const MAX_STREAMS: u32 = 128;
+const MAX_STREAMS: u32 = 16;
+/// Bytes that a client may send which nobody has read yet, of a stream and of the connection: what a thousand stuck
+/// tunnels may cost (`omni-link/tests/stuck.rs`). HTTP/2 has them at 64 KiB when nothing is said, hyper at 1 MiB.
+const WINDOW: u32 = 64 << 10;
+/// Bytes of an HTTP/2 request's head.
+const MAX_HEADERS: u32 = 16 << 10;
+/// Streams that a client opens and resets at once, before it is taken for an attacker (CVE-2023-44487).
+const MAX_RESETS: usize = 64;
 /// Before another try when the process is out of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -98,11 +107,15 @@ async fn connection(
     // Answers leave at once; a dead peer is noticed. Neither is worth refusing a connection for.
     let _ = stream.set_nodelay(true);
     let _ = setsockopt(&stream.as_fd(), sockopt::TcpUserTimeout, &UNACKNOWLEDGED_MS);
-    let (stream, first) = match &service.boot {
-        None => (stream, Vec::new()),
-        Some(boot) => match front::serve(stream, peer, boot, &slots, &shutdown).await {
+    let (stream, first) = match (&service.tls, &service.boot) {
+        (Some(tls), _) => match tls.accept(stream, peer).await {
+            None => return,
+            Some(stream) => (Either::Right(Box::new(stream)), Vec::new()),
+        },
+        (None, None) => (Either::Left(stream), Vec::new()),
+        (None, Some(boot)) => match front::serve(stream, peer, boot, &slots, &shutdown).await {
             End::Over => return,
-            End::HandOver(stream, first) => (stream, first),
+            End::HandOver(stream, first) => (Either::Left(stream), first),
         },
     };
     // Boxed, because it is large and most connections never come here.
@@ -128,7 +141,13 @@ async fn by_hyper(stream: Resumed, peer: SocketAddr, router: Router, shutdown: C
         .timer(TokioTimer::new())
         .keep_alive_interval(PING)
         .keep_alive_timeout(PING)
-        .max_concurrent_streams(MAX_STREAMS);
+        .max_concurrent_streams(MAX_STREAMS)
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(WINDOW)
+        .max_send_buf_size(BUFFER)
+        .max_header_list_size(MAX_HEADERS)
+        .max_pending_accept_reset_streams(MAX_RESETS)
+        .max_local_error_reset_streams(MAX_RESETS);
     let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
     let mut first_request = pin!(tokio::time::sleep(FIRST_REQUEST));
     let (mut ending, mut waiting) = (false, true);
@@ -157,11 +176,14 @@ async fn by_hyper(stream: Resumed, peer: SocketAddr, router: Router, shutdown: C
     }
 }
 
+/// One type for both, so that HTTP is compiled only once; the larger one is boxed.
+type Stream = Either<TcpStream, Box<TlsStream<TcpStream>>>;
+
 /// A connection of which some bytes were read already.
 struct Resumed {
     first: Vec<u8>,
     read: usize,
-    stream: TcpStream,
+    stream: Stream,
 }
 
 impl AsyncRead for Resumed {
