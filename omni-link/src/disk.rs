@@ -3,29 +3,24 @@
 //! One file (redb). The view in it is a cache: it may be older than the one in memory, and that of another
 //! Omni is dropped. The waiting writes are none: what is taken in is on the disk before the answer.
 
-use std::fs::{File, OpenOptions};
-use std::io;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use bytes::Bytes;
 use cosi::Resource;
+use cosi::database::{self, OpenError};
+use cosi_wire::resource as wire;
 use prost::Message;
 use prost_types::Timestamp;
-use redb::backends::{FileBackend, InMemoryBackend};
-use redb::{
-    Builder, Database, DatabaseError, Durability, ReadableDatabase, ReadableTable, StorageError,
-    TableDefinition,
-};
+use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
 
 use crate::view::Part;
-
-mod envelope;
 
 /// Page cache: the file is read once and then only written.
 const CACHE_BYTES: usize = 1 << 20;
 const FORMAT: &str = "format";
-const FORMAT_VALUE: &str = "1";
+const FORMAT_VALUE: u64 = 1;
+/// What is no number.
+const NO_FORMAT: u64 = 0;
 const ORIGIN: &str = "origin";
 
 /// Part, id.
@@ -36,31 +31,6 @@ const VIEW: TableDefinition<'static, Key, &'static [u8]> = TableDefinition::new(
 const OUTBOX: TableDefinition<'static, Key, &'static [u8]> = TableDefinition::new("outbox");
 /// What the other tables are.
 const FACTS: TableDefinition<'static, &'static str, &'static str> = TableDefinition::new("facts");
-
-/// Why the file did not open.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// Another process has it open.
-    #[error("{0} is in use")]
-    InUse(PathBuf),
-    /// It is damaged or something else.
-    #[error("{path} is damaged or is no view: {reason}")]
-    Corrupt {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        reason: String,
-    },
-    /// It cannot be read or written.
-    #[error("cannot open {path}")]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-}
 
 /// Why the file was not written.
 #[derive(Debug, thiserror::Error)]
@@ -77,7 +47,7 @@ impl<E: Into<redb::Error>> From<E> for DiskError {
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Waiting {
     #[prost(message, optional, tag = "1")]
-    resource: Option<cosi_wire::resource::Resource>,
+    resource: Option<wire::Resource>,
     /// `created` of the InfraMachine that it is about.
     #[prost(message, optional, tag = "2")]
     pub(crate) machine_created: Option<Timestamp>,
@@ -88,11 +58,11 @@ pub(crate) struct Waiting {
 
 impl Waiting {
     pub(crate) fn new(resource: &Resource, machine_created: Option<Timestamp>, sequence: u64) -> Self {
-        Self { resource: Some(envelope::to_wire(resource)), machine_created, sequence }
+        Self { resource: Some(resource.clone().into()), machine_created, sequence }
     }
 
     pub(crate) fn resource(&self) -> Option<Resource> {
-        envelope::from_wire(self.resource.clone()?)
+        self.resource.clone()?.try_into().ok()
     }
 }
 
@@ -109,46 +79,40 @@ impl Disk {
     /// See [`OpenError`]; the file is left as it is.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, OpenError> {
         let path = path.as_ref();
-        let failed = |source| OpenError::Io { path: path.to_path_buf(), source };
-        let backend = FileBackend::new(open_file(path).map_err(failed)?);
-        let database = backend
-            .and_then(|backend| builder().create_with_backend(backend))
-            .map_err(|error| open_error(path, error))?;
-        let disk = Self { database };
-        let corrupt = |reason| OpenError::Corrupt { path: path.to_path_buf(), reason };
-        match disk.prepare() {
-            Ok(None) => Ok(disk),
-            Ok(Some(format)) => Err(corrupt(format!("it has format {format}, not {FORMAT_VALUE}"))),
-            Err(error) => Err(corrupt(error.to_string())),
+        let disk = Self { database: database::open(path, CACHE_BYTES)? };
+        let found = disk.prepare().map_err(|DiskError(error)| database::damaged(path, *error))?;
+        if found != FORMAT_VALUE {
+            return Err(OpenError::Format { path: path.to_path_buf(), found, expected: FORMAT_VALUE });
         }
+        Ok(disk)
     }
 
     /// In memory; for tests.
     ///
     /// # Errors
     /// Never in practice.
-    pub fn in_memory() -> Result<Self, DiskError> {
-        let disk = Self { database: builder().create_with_backend(InMemoryBackend::new())? };
-        disk.prepare()?;
+    pub fn in_memory() -> Result<Self, OpenError> {
+        let disk = Self { database: database::in_memory(CACHE_BYTES)? };
+        disk.prepare().map_err(|DiskError(error)| database::damaged(Path::new("(memory)"), *error))?;
         Ok(disk)
     }
 
-    /// Creates the tables; answers another format than ours.
-    fn prepare(&self) -> Result<Option<String>, DiskError> {
+    /// Creates the tables; answers the format.
+    fn prepare(&self) -> Result<u64, DiskError> {
         let write = self.database.begin_write()?;
         {
             let mut facts = write.open_table(FACTS)?;
-            let found = facts.get(FORMAT)?.map(|format| format.value().to_owned());
+            let found = facts.get(FORMAT)?.map(|format| format.value().parse());
             match found {
-                Some(format) if format != FORMAT_VALUE => return Ok(Some(format)),
-                Some(_) => {}
-                None => drop(facts.insert(FORMAT, FORMAT_VALUE)?),
+                Some(Ok(FORMAT_VALUE)) => {}
+                Some(other) => return Ok(other.unwrap_or(NO_FORMAT)),
+                None => drop(facts.insert(FORMAT, FORMAT_VALUE.to_string().as_str())?),
             }
             write.open_table(VIEW)?;
             write.open_table(OUTBOX)?;
         }
         write.commit()?;
-        Ok(None)
+        Ok(FORMAT_VALUE)
     }
 
     /// The view as it was; nothing when it was that of another `origin`.
@@ -162,7 +126,7 @@ impl Disk {
             if same {
                 for entry in view.iter()? {
                     let (key, value) = entry?;
-                    loaded.extend(read(key.value(), |()| envelope::decode(value.value())));
+                    loaded.extend(read(key.value(), |()| decode(value.value())));
                 }
             } else {
                 view.retain(|_, _| false)?;
@@ -181,7 +145,7 @@ impl Disk {
             for (part, id, resource) in changes {
                 let key = (part.name(), id.as_str());
                 match resource {
-                    Some(resource) => drop(view.insert(key, envelope::encode(resource).as_slice())?),
+                    Some(resource) => drop(view.insert(key, encode(resource).as_slice())?),
                     None => drop(view.remove(key)?),
                 }
             }
@@ -231,6 +195,14 @@ impl Disk {
     }
 }
 
+fn encode(resource: &Resource) -> Vec<u8> {
+    wire::Resource::from(resource.clone()).encode_to_vec()
+}
+
+fn decode(bytes: &[u8]) -> Option<Resource> {
+    wire::Resource::decode(Bytes::copy_from_slice(bytes)).ok()?.try_into().ok()
+}
+
 /// One row; a row that cannot be read is passed over.
 fn read<T>((part, id): (&str, &str), value: impl FnOnce(()) -> Option<T>) -> Option<(Part, T)> {
     let found = Part::by_name(part).zip(value(()));
@@ -238,41 +210,6 @@ fn read<T>((part, id): (&str, &str), value: impl FnOnce(()) -> Option<T>) -> Opt
         tracing::warn!(part, machine = id, "passing over a row of the view's file that cannot be read");
     }
     found
-}
-
-fn builder() -> Builder {
-    let mut builder = Database::builder();
-    // Without the check a damaged file can end the process instead of being an error.
-    builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true);
-    builder
-}
-
-fn open_file(path: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).mode(0o600);
-    match options.open(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let file = options.create_new(true).open(path)?;
-            // The name, too, must be there after a power cut.
-            let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-            File::open(parent.unwrap_or(Path::new(".")))?.sync_all()?;
-            Ok(file)
-        }
-        other => other,
-    }
-}
-
-fn open_error(path: &Path, error: DatabaseError) -> OpenError {
-    let path = path.to_path_buf();
-    match error {
-        DatabaseError::DatabaseAlreadyOpen => OpenError::InUse(path),
-        DatabaseError::Storage(StorageError::Io(source))
-            if !matches!(source.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) =>
-        {
-            OpenError::Io { path, source }
-        }
-        other => OpenError::Corrupt { path, reason: other.to_string() },
-    }
 }
 
 #[cfg(test)]

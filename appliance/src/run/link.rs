@@ -11,7 +11,7 @@ use futures_util::FutureExt;
 use omni_auth::ServiceAccountKey;
 use omni_link::agents::{Agents, Timeouts};
 use omni_link::controller::Controller;
-use omni_link::disk::{Disk, OpenError};
+use omni_link::disk::Disk;
 use omni_link::endpoint::{Endpoint, EndpointOptions, connect};
 use omni_link::provider::{Provider, ProviderInfo};
 use omni_link::tunnels::Tunnels;
@@ -97,7 +97,7 @@ pub(super) fn start(site: &mut Site, own_key: Option<ServiceAccountKey>) -> anyh
 fn open_disk(state_dir: &Path) -> anyhow::Result<Disk> {
     let path = state_dir.join(VIEW_NAME);
     match Disk::open(&path) {
-        Err(error @ OpenError::Corrupt { .. }) => {
+        Err(error @ (OpenError::Corrupt { .. } | OpenError::Format { .. })) => {
             tracing::warn!(%error, "the link's view is damaged; it is read anew from Omni");
             std::fs::rename(&path, state_dir.join(DAMAGED_VIEW_NAME)).context("cannot put the view aside")?;
             Ok(Disk::open(&path)?)

@@ -97,7 +97,7 @@ where
             wire::GetRequest { namespace, r#type: typ, id, options: Some(wire::GetOptions::default()) };
         let answer = self.client.clone().get(request).await;
         let answer = answer.map_err(|status| StateError::from_status(Call::Read, &status))?;
-        convert::resource_from_wire(answer.into_inner().resource)
+        convert::required(answer.into_inner().resource)
     }
 
     async fn list(&self, kind: &Kind, options: &ListOptions) -> Result<Vec<Resource>, StateError> {
@@ -111,24 +111,24 @@ where
         let mut answers = self.client.clone().list(request).await.map_err(failed)?.into_inner();
         let mut resources = Vec::new();
         while let Some(answer) = answers.message().await.map_err(failed)? {
-            resources.push(convert::resource_from_wire(answer.resource)?);
+            resources.push(convert::required(answer.resource)?);
         }
         Ok(resources)
     }
 
     async fn create(&self, resource: Resource, owner: &str) -> Result<Resource, StateError> {
         let request = wire::CreateRequest {
-            resource: Some(convert::resource_to_wire(resource)),
+            resource: Some(resource.into()),
             options: Some(wire::CreateOptions { owner: owner.to_owned() }),
         };
         let answer = self.client.clone().create(request).await;
         let answer = answer.map_err(|status| StateError::from_status(Call::Create, &status))?;
-        convert::resource_from_wire(answer.into_inner().resource)
+        convert::required(answer.into_inner().resource)
     }
 
     async fn update(&self, resource: Resource, options: &UpdateOptions) -> Result<Resource, StateError> {
         let request = wire::UpdateRequest {
-            new_resource: Some(convert::resource_to_wire(resource)),
+            new_resource: Some(resource.into()),
             options: Some(wire::UpdateOptions {
                 owner: options.owner.clone(),
                 expected_phase: options.expected_phase.map(|phase| phase.to_string()),
@@ -136,7 +136,7 @@ where
         };
         let answer = self.client.clone().update(request).await;
         let answer = answer.map_err(|status| StateError::from_status(Call::Update, &status))?;
-        convert::resource_from_wire(answer.into_inner().resource)
+        convert::required(answer.into_inner().resource)
     }
 
     async fn destroy(&self, pointer: &Pointer, owner: &str) -> Result<(), StateError> {

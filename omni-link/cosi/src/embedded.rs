@@ -22,13 +22,14 @@ mod store;
 mod watch;
 mod writer;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use async_trait::async_trait;
 use prost_types::Timestamp;
 
+pub use crate::database::OpenError;
 use crate::query::Filter;
 use crate::{
     EventStream, Kind, ListOptions, Pointer, Resource, State, StateError, UpdateOptions, WatchOptions,
@@ -80,44 +81,6 @@ impl std::fmt::Debug for Options {
             .field("history_bytes", &self.history_bytes)
             .finish_non_exhaustive()
     }
-}
-
-/// Why a store did not open.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// Another process, or another place in this one, has it open.
-    #[error("the store {path} is in use")]
-    InUse {
-        /// The file.
-        path: PathBuf,
-    },
-    /// The file is damaged, or never was a store.
-    #[error("the store {path} is damaged or is no store: {reason}")]
-    Corrupt {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// Another version of this program wrote it.
-    #[error("the store {path} has format {found}, this program reads format {expected}")]
-    Format {
-        /// The file.
-        path: PathBuf,
-        /// Its format.
-        found: u64,
-        /// Ours.
-        expected: u64,
-    },
-    /// The file cannot be read or written.
-    #[error("cannot open the store {path}")]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
 }
 
 /// The store. Clones share it; the last one dropped waits for the write in progress and closes the file.

@@ -20,6 +20,7 @@ mod state;
 mod wire;
 
 pub mod client;
+pub mod database;
 pub mod embedded;
 pub mod server;
 

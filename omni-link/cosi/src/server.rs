@@ -43,7 +43,7 @@ impl<S: State + 'static> wire::state_server::State for StateService<S> {
         let request = request.into_inner();
         let pointer = convert::pointer(request.namespace, request.r#type, request.id);
         let resource = self.state.get(&pointer).await?;
-        Ok(Response::new(wire::GetResponse { resource: Some(convert::resource_to_wire(resource)) }))
+        Ok(Response::new(wire::GetResponse { resource: Some(resource.into()) }))
     }
 
     async fn list(&self, request: Request<wire::ListRequest>) -> Result<Response<Self::ListStream>, Status> {
@@ -54,9 +54,8 @@ impl<S: State + 'static> wire::state_server::State for StateService<S> {
             id_query: convert::id_query_from_wire(options.id_query),
         };
         let resources = self.state.list(&Kind::new(request.namespace, request.r#type), &options).await?;
-        let answers = resources
-            .into_iter()
-            .map(|resource| Ok(wire::ListResponse { resource: Some(convert::resource_to_wire(resource)) }));
+        let answers =
+            resources.into_iter().map(|resource| Ok(wire::ListResponse { resource: Some(resource.into()) }));
         Ok(Response::new(stream::iter(answers).boxed()))
     }
 
@@ -66,9 +65,9 @@ impl<S: State + 'static> wire::state_server::State for StateService<S> {
     ) -> Result<Response<wire::CreateResponse>, Status> {
         let request = request.into_inner();
         let owner = request.options.unwrap_or_default().owner;
-        let resource = convert::resource_from_wire(request.resource)?;
+        let resource = convert::required(request.resource)?;
         let stored = self.state.create(resource, &owner).await?;
-        Ok(Response::new(wire::CreateResponse { resource: Some(convert::resource_to_wire(stored)) }))
+        Ok(Response::new(wire::CreateResponse { resource: Some(stored.into()) }))
     }
 
     async fn update(
@@ -84,9 +83,9 @@ impl<S: State + 'static> wire::state_server::State for StateService<S> {
             }
         };
         let options = UpdateOptions { owner: options.owner, expected_phase };
-        let resource = convert::resource_from_wire(request.new_resource)?;
+        let resource = convert::required(request.new_resource)?;
         let stored = self.state.update(resource, &options).await?;
-        Ok(Response::new(wire::UpdateResponse { resource: Some(convert::resource_to_wire(stored)) }))
+        Ok(Response::new(wire::UpdateResponse { resource: Some(stored.into()) }))
     }
 
     async fn destroy(

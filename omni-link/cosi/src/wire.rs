@@ -13,48 +13,61 @@ fn malformed(what: &str, error: &dyn std::fmt::Display) -> StateError {
     StateError::InvalidArgument(format!("{what}: {error}"))
 }
 
-pub(crate) fn resource_to_wire(resource: Resource) -> wire::Resource {
-    let Resource { metadata, spec } = resource;
-    wire::Resource {
-        metadata: Some(wire::Metadata {
-            namespace: metadata.namespace,
-            r#type: metadata.typ,
-            id: metadata.id,
-            version: metadata.version.to_string(),
-            owner: metadata.owner,
-            phase: metadata.phase.to_string(),
-            created: Some(metadata.created),
-            updated: Some(metadata.updated),
-            finalizers: metadata.finalizers,
-            labels: metadata.labels.into_iter().collect(),
-            annotations: metadata.annotations.into_iter().collect(),
-        }),
-        spec: Some(wire::Spec { proto_spec: spec.proto, yaml_spec: spec.yaml }),
+fn missing(what: &str) -> StateError {
+    StateError::Unknown(format!("{what} is missing"))
+}
+
+impl From<Resource> for wire::Resource {
+    fn from(resource: Resource) -> Self {
+        let Resource { metadata, spec } = resource;
+        Self {
+            metadata: Some(wire::Metadata {
+                namespace: metadata.namespace,
+                r#type: metadata.typ,
+                id: metadata.id,
+                version: metadata.version.to_string(),
+                owner: metadata.owner,
+                phase: metadata.phase.to_string(),
+                created: Some(metadata.created),
+                updated: Some(metadata.updated),
+                finalizers: metadata.finalizers,
+                labels: metadata.labels.into_iter().collect(),
+                annotations: metadata.annotations.into_iter().collect(),
+            }),
+            spec: Some(wire::Spec { proto_spec: spec.proto, yaml_spec: spec.yaml }),
+        }
     }
 }
 
-/// A missing part is answered as the peer does: `Unknown`.
-pub(crate) fn resource_from_wire(resource: Option<wire::Resource>) -> Result<Resource, StateError> {
-    let missing = |what: &str| StateError::Unknown(format!("{what} is missing"));
-    let resource = resource.ok_or_else(|| missing("resource"))?;
-    let metadata = resource.metadata.ok_or_else(|| missing("metadata"))?;
-    let spec = resource.spec.ok_or_else(|| missing("spec"))?;
-    Ok(Resource {
-        metadata: Metadata {
-            version: metadata.version.parse().map_err(|error| malformed("version", &error))?,
-            phase: metadata.phase.parse().map_err(|error| malformed("phase", &error))?,
-            namespace: metadata.namespace,
-            typ: metadata.r#type,
-            id: metadata.id,
-            owner: metadata.owner,
-            created: metadata.created.unwrap_or_default(),
-            updated: metadata.updated.unwrap_or_default(),
-            finalizers: metadata.finalizers,
-            labels: metadata.labels.into_iter().collect(),
-            annotations: metadata.annotations.into_iter().collect(),
-        },
-        spec: Spec { proto: spec.proto_spec, yaml: spec.yaml_spec },
-    })
+impl TryFrom<wire::Resource> for Resource {
+    type Error = StateError;
+
+    /// A missing part is answered as the peer does: `Unknown`.
+    fn try_from(resource: wire::Resource) -> Result<Self, StateError> {
+        let metadata = resource.metadata.ok_or_else(|| missing("metadata"))?;
+        let spec = resource.spec.ok_or_else(|| missing("spec"))?;
+        Ok(Self {
+            metadata: Metadata {
+                version: metadata.version.parse().map_err(|error| malformed("version", &error))?,
+                phase: metadata.phase.parse().map_err(|error| malformed("phase", &error))?,
+                namespace: metadata.namespace,
+                typ: metadata.r#type,
+                id: metadata.id,
+                owner: metadata.owner,
+                created: metadata.created.unwrap_or_default(),
+                updated: metadata.updated.unwrap_or_default(),
+                finalizers: metadata.finalizers,
+                labels: metadata.labels.into_iter().collect(),
+                annotations: metadata.annotations.into_iter().collect(),
+            },
+            spec: Spec { proto: spec.proto_spec, yaml: spec.yaml_spec },
+        })
+    }
+}
+
+/// The resource of a call or an answer, without which it means nothing.
+pub(crate) fn required(resource: Option<wire::Resource>) -> Result<Resource, StateError> {
+    resource.ok_or_else(|| missing("resource"))?.try_into()
 }
 
 fn term_to_wire(term: LabelTerm) -> wire::LabelTerm {
@@ -123,9 +136,9 @@ pub(crate) fn event_to_wire(api_version: i32, event: Event) -> Option<wire::Even
         EventType::Noop => wire::EventType::Noop,
     };
     Some(wire::Event {
-        resource: Some(resource_to_wire(event.resource)),
+        resource: Some(event.resource.into()),
         event_type: typ.into(),
-        old: event.old.map(resource_to_wire),
+        old: event.old.map(Into::into),
         error: event.error,
         bookmark: event.bookmark,
     })
@@ -145,19 +158,19 @@ pub(crate) fn event_from_wire(kind: &Kind, event: wire::Event) -> Result<Option<
         wire::EventType::Noop => EventType::Noop,
     };
     let resource = match typ {
-        EventType::Created | EventType::Updated => resource_from_wire(event.resource)?,
+        EventType::Created | EventType::Updated => required(event.resource)?,
         // Dummies come without a spec or not at all.
         EventType::Destroyed | EventType::Bootstrapped | EventType::Errored | EventType::Noop => {
             match event.resource {
                 None => Resource::empty(&kind.pointer("")),
                 Some(mut resource) => {
                     resource.spec.get_or_insert_default();
-                    resource_from_wire(Some(resource))?
+                    resource.try_into()?
                 }
             }
         }
     };
-    let old = event.old.map(|old| resource_from_wire(Some(old))).transpose()?;
+    let old = event.old.map(TryInto::try_into).transpose()?;
     let bookmark: Option<Bytes> = event.bookmark;
     Ok(Some(Event { typ, resource, old, bookmark, error: event.error }))
 }

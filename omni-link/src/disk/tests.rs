@@ -66,5 +66,5 @@ fn only_its_owner_may_read_it_and_only_one_may_open_it() {
     let path = dir.path().join("view.redb");
     let _disk = Disk::open(&path).unwrap();
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-    assert!(matches!(Disk::open(&path), Err(OpenError::InUse(_))));
+    assert!(matches!(Disk::open(&path), Err(OpenError::InUse { .. })));
 }

@@ -1,24 +1,18 @@
 //! The file: tables, opening, reading.
 
 use std::collections::VecDeque;
-use std::fs::{File, OpenOptions};
-use std::io;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use cosi_wire::resource as wire;
 use prost::Message;
-use redb::backends::{FileBackend, InMemoryBackend};
-use redb::{
-    Builder, Database, DatabaseError, ReadOnlyTable, ReadableDatabase, ReadableTable, StorageError,
-    TableDefinition,
-};
+use redb::{Database, ReadOnlyTable, ReadableDatabase, ReadableTable, TableDefinition};
 
-use super::{CACHE_BYTES, Clock, OpenError};
+use super::{CACHE_BYTES, Clock};
+use crate::database::{self, OpenError};
 use crate::query::Filter;
-use crate::{Kind, Pointer, Resource, StateError, wire as convert};
+use crate::{Kind, Pointer, Resource, StateError};
 
 /// Namespace, type, id.
 pub(super) type Key = (&'static str, &'static str, &'static str);
@@ -50,17 +44,12 @@ pub(super) struct Snapshot {
 
 impl Store {
     pub(super) fn open(path: &Path, clock: &Clock) -> Result<Self, OpenError> {
-        let failed = |source| OpenError::Io { path: path.to_path_buf(), source };
-        let file = open_file(path).map_err(failed)?;
-        let database = FileBackend::new(file).and_then(|file| builder().create_with_backend(file));
-        let database = database.map_err(|error| open_error(path, error))?;
-        Self::prepare(database, path, clock)
+        Self::prepare(database::open(path, CACHE_BYTES)?, path, clock)
     }
 
     pub(super) fn in_memory(clock: &Clock) -> Result<Self, OpenError> {
         let path = Path::new("(memory)");
-        let database = builder().create_with_backend(InMemoryBackend::new());
-        Self::prepare(database.map_err(|error| open_error(path, error))?, path, clock)
+        Self::prepare(database::in_memory(CACHE_BYTES)?, path, clock)
     }
 
     /// Creates the tables of a new store; checks the format of an old one.
@@ -114,11 +103,7 @@ impl Store {
     }
 
     fn damaged(&self, error: redb::Error) -> OpenError {
-        let path = self.path.clone();
-        match error {
-            redb::Error::Io(source) => OpenError::Io { path, source },
-            other => OpenError::Corrupt { path, reason: other.to_string() },
-        }
+        database::damaged(&self.path, error)
     }
 }
 
@@ -182,42 +167,6 @@ impl<B: AsRef<[u8]>> Stored<B> {
     }
 }
 
-fn builder() -> Builder {
-    let mut builder = Database::builder();
-    // Without the check a damaged file can end the process instead of being an error.
-    builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true);
-    builder
-}
-
-/// The file holds passwords of BMCs: nobody else may read it.
-fn open_file(path: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).mode(0o600);
-    match options.open(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let file = options.create_new(true).open(path)?;
-            // The name, too, must be there after a power cut.
-            let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-            File::open(parent.unwrap_or(Path::new(".")))?.sync_all()?;
-            Ok(file)
-        }
-        other => other,
-    }
-}
-
-fn open_error(path: &Path, error: DatabaseError) -> OpenError {
-    let path = path.to_path_buf();
-    match error {
-        DatabaseError::DatabaseAlreadyOpen => OpenError::InUse { path },
-        DatabaseError::Storage(StorageError::Io(source))
-            if !matches!(source.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) =>
-        {
-            OpenError::Io { path, source }
-        }
-        other => OpenError::Corrupt { path, reason: other.to_string() },
-    }
-}
-
 pub(super) fn read(
     table: &impl ReadableTable<Key, &'static [u8]>,
     pointer: &Pointer,
@@ -232,11 +181,11 @@ pub(super) fn read(
 fn decode(bytes: &[u8]) -> Result<Resource, StateError> {
     let message = wire::Resource::decode(Bytes::copy_from_slice(bytes));
     let message = message.map_err(|error| unreadable(&error))?;
-    convert::resource_from_wire(Some(message)).map_err(|error| unreadable(&error))
+    Resource::try_from(message).map_err(|error| unreadable(&error))
 }
 
 pub(super) fn encode(resource: &Resource) -> Vec<u8> {
-    convert::resource_to_wire(resource.clone()).encode_to_vec()
+    wire::Resource::from(resource.clone()).encode_to_vec()
 }
 
 pub(super) fn not_found(pointer: &Pointer) -> StateError {
