@@ -12,23 +12,18 @@ use std::net::SocketAddr;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{Method, Request, StatusCode, header};
-use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::Full;
 use serde::Deserialize;
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 pub use address_book::{AddressBook, AddressError};
 
+use crate::http::{Connection, Failure, network, one_line};
 use crate::{Bmc, CALL_LIMIT, PowerError, PxeMode};
 
 /// The longest answer that is read. The real ones have some twenty bytes; an error page may have more.
 const ANSWER_LIMIT: usize = 64 * 1024;
-
-/// How much of a refusal's body goes into the error text, in characters: one line on a screen.
-const DETAIL_LIMIT: usize = 200;
 
 /// One machine behind the HTTP power API.
 #[derive(Debug, Clone)]
@@ -41,12 +36,6 @@ pub struct ApiBmc {
 struct Status {
     #[serde(rename = "PoweredOn")]
     powered_on: bool,
-}
-
-/// What went wrong in one exchange, before it is known which request it was.
-enum Failure {
-    Network(Box<dyn std::error::Error + Send + Sync>),
-    TooLong,
 }
 
 impl ApiBmc {
@@ -71,55 +60,37 @@ impl ApiBmc {
 
         let answer = match timeout(CALL_LIMIT, self.exchange(method, path)).await {
             Ok(answer) => answer,
-            Err(elapsed) => Err(Failure::Network(Box::new(elapsed))),
+            Err(elapsed) => Err(network(elapsed)),
         };
-        let (status, body) = match answer {
+        let answer = match answer {
             Ok(answer) => answer,
             Err(Failure::Network(source)) => {
                 return Err(PowerError::Unreachable { address: self.address, request, source });
             }
-            Err(Failure::TooLong) => {
-                let reason = format!("more than {ANSWER_LIMIT} bytes");
+            Err(Failure::TooLong(most)) => {
+                let reason = format!("more than {most} bytes");
                 return Err(PowerError::Protocol { address: self.address, request, reason });
             }
         };
-        if status != StatusCode::OK {
-            let detail = one_line(&body);
-            return Err(PowerError::Refused {
-                address: self.address,
-                request,
-                status: status.as_u16(),
-                detail,
-            });
+        if answer.status() != StatusCode::OK {
+            let detail = one_line(answer.body());
+            let status = answer.status().as_u16();
+            return Err(PowerError::Refused { address: self.address, request, status, detail });
         }
-        Ok(body)
+        Ok(answer.into_body())
     }
 
     /// A connection of its own for each exchange: calls are seconds apart, and a controller that was restarted
-    /// meanwhile has no stale connection to trip over. The connection's future runs inside this one, so that
-    /// nothing is left behind when the caller gives up.
-    async fn exchange(&self, method: Method, path: &str) -> Result<(StatusCode, Bytes), Failure> {
-        let stream = TcpStream::connect(self.address).await.map_err(network)?;
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(network)?;
+    /// meanwhile has no stale connection to trip over.
+    async fn exchange(&self, method: Method, path: &str) -> Result<Response<Bytes>, Failure> {
+        let mut connection = Connection::open(self.address, None, CALL_LIMIT).await?;
         let request = Request::builder()
             .method(method)
             .uri(path)
-            .header(header::HOST, self.address.to_string())
             .header(header::CONNECTION, "close")
-            .body(Empty::<Bytes>::new())
+            .body(Full::default())
             .map_err(network)?;
-
-        let answer = async move {
-            let response = sender.send_request(request).await.map_err(network)?;
-            let status = response.status();
-            let body = Limited::new(response.into_body(), ANSWER_LIMIT).collect().await.map_err(|error| {
-                if error.is::<LengthLimitError>() { Failure::TooLong } else { Failure::Network(error) }
-            })?;
-            Ok((status, body.to_bytes()))
-        };
-        // The connection ends after the answer, or with an error that the answer has told already.
-        let (answer, _connection) = tokio::join!(answer, connection);
-        answer
+        connection.exchange(request, ANSWER_LIMIT, CALL_LIMIT).await
     }
 }
 
@@ -164,17 +135,4 @@ impl fmt::Display for ApiBmc {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "api {}", self.address)
     }
-}
-
-fn network(error: impl std::error::Error + Send + Sync + 'static) -> Failure {
-    Failure::Network(Box::new(error))
-}
-
-/// The beginning of a body as one printable line.
-fn one_line(body: &[u8]) -> String {
-    let text = String::from_utf8_lossy(body);
-    let line: String =
-        text.chars().take(DETAIL_LIMIT).map(|c| if c.is_control() { ' ' } else { c }).collect();
-    let line = line.trim();
-    if line.is_empty() { "no explanation".to_owned() } else { line.to_owned() }
 }

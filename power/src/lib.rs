@@ -1,14 +1,19 @@
 //! How a machine is switched on and off.
 //!
-//! A [`Bmc`] is the power switch of one machine, whatever is behind it: the BMC of a real machine
-//! ([`ipmi::IpmiBmc`]), or the HTTP API of a virtual one ([`api::ApiBmc`]).
+//! A [`Bmc`] is the power switch of one machine, whatever is behind it: the BMC of a real machine by Redfish
+//! ([`redfish::RedfishBmc`]) or IPMI ([`ipmi::IpmiBmc`]), whichever it serves ([`auto::AutoBmc`]), or the HTTP API
+//! of a virtual one ([`api::ApiBmc`]).
 //!
-//! Invariant: a call is about one machine's controller, and each exchange of it ends within [`CALL_LIMIT`].
+//! Invariant: a call is about one machine's controller, and each exchange of it ends within [`CALL_LIMIT`], or
+//! Redfish's own [`redfish::EXCHANGE_LIMIT`].
 //! Nothing is shared between machines here, so a controller that does not answer delays nobody else. What to do
 //! about an error is decided by the caller, whose driver loop is in `omni-link`.
 
 pub mod api;
+pub mod auto;
+mod http;
 pub mod ipmi;
+pub mod redfish;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -45,6 +50,19 @@ pub trait Bmc: Send + Sync {
     async fn set_pxe_boot_once(&self, mode: PxeMode) -> Result<(), PowerError>;
     /// Takes back a pending [`set_pxe_boot_once`](Bmc::set_pxe_boot_once).
     async fn reset_boot_device(&self) -> Result<(), PowerError>;
+    /// What it is switched by and why, where that shows only when the controller is asked.
+    fn choice(&self) -> Option<Choice> {
+        None
+    }
+}
+
+/// Which of several drivers is used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Choice {
+    /// `redfish` or `ipmi`.
+    pub driver: &'static str,
+    /// Why.
+    pub reason: String,
 }
 
 /// Why a power call failed. The text names the address and what to look at.
@@ -77,6 +95,14 @@ pub enum PowerError {
         /// The beginning of the answer's body, in one line.
         detail: String,
     },
+    /// It does not take the user or the password over Redfish.
+    #[error("power controller {address} does not take the user or the password over Redfish: {detail}")]
+    Unauthorized {
+        /// The controller.
+        address: SocketAddr,
+        /// The controller's words.
+        detail: String,
+    },
     /// The controller does not let us in.
     #[error("power controller {address} does not let us in: {reason}")]
     Login {
@@ -84,6 +110,14 @@ pub enum PowerError {
         address: SocketAddr,
         /// Why.
         reason: ipmi::session::LoginError,
+    },
+    /// Neither driver gets through.
+    #[error("{redfish}; by IPMI: {ipmi}")]
+    Neither {
+        /// What Redfish met.
+        redfish: Box<PowerError>,
+        /// What IPMI met.
+        ipmi: Box<PowerError>,
     },
     /// The controller answered something that is not its protocol.
     #[error(
