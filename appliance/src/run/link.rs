@@ -7,6 +7,7 @@ use std::time::SystemTime;
 
 use anyhow::Context;
 use cosi::State;
+use cosi::database::OpenError;
 use futures_util::FutureExt;
 use omni_auth::ServiceAccountKey;
 use omni_link::agents::{Agents, Timeouts};
