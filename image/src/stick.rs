@@ -19,6 +19,7 @@ pub mod fat;
 pub mod gpt;
 pub mod grub;
 pub mod image;
+pub mod signature;
 pub mod slot;
 pub mod update;
 

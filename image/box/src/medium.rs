@@ -12,7 +12,7 @@ use bootlace_image::stick::SECTOR;
 use bootlace_image::stick::disk::Disk;
 use bootlace_image::stick::env::{Choice, Slot};
 use bootlace_image::stick::fat::{self, Window};
-use bootlace_image::stick::gpt::{TAIL, Table};
+use bootlace_image::stick::gpt::{Guid, TAIL, Table};
 use bootlace_image::stick::image::{CONFIG_FILE, CONFIG_NAME, DATA_NAME};
 use bootlace_image::stick::slot::{Entry, MANIFEST, Reader, SLOT_WORD, parse_manifest};
 use bootlace_image::stick::update::{self, ENV};
@@ -26,6 +26,12 @@ const SYS_BLOCK: &str = "/sys/block";
 /// Where the appliance's configuration is put.
 pub(crate) const APPLIANCE_CONFIG: &str = "/run/appliance.toml";
 const DATA: &str = "/data";
+/// There where the firmware is UEFI.
+const EFI: &str = "/sys/firmware/efi";
+const EFI_VARIABLES: &str = "/sys/firmware/efi/efivars";
+/// Set by systemd's stub (systemd.io/BOOT_LOADER_INTERFACE).
+const EFI_PARTITION: &str =
+    "/sys/firmware/efi/efivars/LoaderDevicePartUUID-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f";
 /// State that does not outlive the machine's start.
 const VOLATILE: &str = "/run/bootlace";
 /// How long the stick is waited for: USB disks appear seconds after their driver.
@@ -77,10 +83,11 @@ fn open(path: &Path, manifest: &[Entry]) -> Result<Stick> {
     let mut disk = Disk::open(path, false)?;
     let table = disk.table()?;
     let choice = Choice::read(disk.file(), table.find(ENV)?.offset()).unwrap_or(Choice::NEW);
-    // GRUB says which slot it started. Firmware that starts the kernel image itself does not, and then the slot is
-    // the one with what this image serves.
+    // GRUB says which slot it started. Under Secure Boot nothing may say anything to a signed kernel image, but its
+    // stub tells where it was read from. Without either it is the slot with what this image serves.
     let cmdline = fs::read_to_string("/proc/cmdline").unwrap_or_default();
-    let candidates = started(&cmdline).map_or(vec![choice.good, choice.good.other()], |slot| vec![slot]);
+    let told = started(&cmdline).or_else(|| loaded_from(&table, &efi_partition()?));
+    let candidates = told.map_or(vec![choice.good, choice.good.other()], |slot| vec![slot]);
     let slot = candidates
         .into_iter()
         .find(|slot| unpack(&mut disk, &table, *slot, manifest).is_ok())
@@ -110,6 +117,42 @@ fn open(path: &Path, manifest: &[Entry]) -> Result<Stick> {
 fn started(cmdline: &str) -> Option<Slot> {
     let words = cmdline.split_ascii_whitespace().filter_map(|word| word.split_once('='));
     words.filter(|(key, _)| *key == SLOT_WORD).find_map(|(_, value)| Slot::parse(value))
+}
+
+/// The slot that has a partition's GUID, which [`EFI_PARTITION`] has in the text form of EFI's.
+fn loaded_from(table: &Table, told: &str) -> Option<Slot> {
+    [Slot::A, Slot::B].into_iter().find(|slot| {
+        update::slot_partition(table, *slot).is_ok_and(|found| guid_text(&found.id).eq_ignore_ascii_case(told))
+    })
+}
+
+/// A GUID as people write it: its first three numbers are stored with the last byte first.
+fn guid_text(id: &Guid) -> String {
+    let hex = |range: &[u8]| bootlace_image::oci::hex(range);
+    let reversed = |range: std::ops::Range<usize>| {
+        let bytes: Vec<u8> = id[range].iter().rev().copied().collect();
+        hex(&bytes)
+    };
+    [reversed(0..4), reversed(4..6), reversed(6..8), hex(&id[8..10]), hex(&id[10..])].join("-")
+}
+
+/// The partition that the kernel image's stub was read from, where the firmware is UEFI.
+fn efi_partition() -> Option<String> {
+    if !Path::new(EFI).exists() {
+        return None;
+    }
+    if !Path::new(EFI_PARTITION).exists() {
+        crate::service::load_module("efivarfs");
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC | MsFlags::MS_RDONLY;
+        mount(Some("efivarfs"), EFI_VARIABLES, Some("efivarfs"), flags, None::<&str>).ok()?;
+    }
+    variable_text(&fs::read(EFI_PARTITION).ok()?)
+}
+
+/// The text of a variable: four bytes of attributes, then UTF-16 with a zero at its end.
+fn variable_text(bytes: &[u8]) -> Option<String> {
+    let units = bytes.get(4..)?.chunks_exact(2).map(|unit| u16::from_le_bytes([unit[0], unit[1]]));
+    char::decode_utf16(units.take_while(|unit| *unit != 0)).collect::<Result<_, _>>().ok()
 }
 
 /// Takes the slot's files out, if they are of this version.
@@ -266,6 +309,8 @@ pub(crate) fn state_directory(stick: Option<&Stick>) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
+    use bootlace_image::stick::gpt::Partition;
+
     use super::*;
 
     #[test]
@@ -273,5 +318,30 @@ mod tests {
         assert_eq!(started("console=ttyS0 bootlace.slot=b\n"), Some(Slot::B));
         assert_eq!(started("bootlace.slot=x quiet bootlace.slot=a"), Some(Slot::A));
         assert_eq!(started("console=ttyS0"), None);
+    }
+
+    #[test]
+    fn the_slot_is_the_one_with_the_partition_that_the_stub_was_read_from() {
+        let partition = |name: &str, first: u8| Partition {
+            kind: [0; 16],
+            id: std::array::from_fn(|index| first + u8::try_from(index).unwrap()),
+            start: 0,
+            sectors: 1,
+            name: name.to_owned(),
+        };
+        let table = Table {
+            disk: [0; 16],
+            partitions: vec![partition(update::SLOT_A, 0), partition(update::SLOT_B, 0xa0)],
+        };
+        assert_eq!(loaded_from(&table, "03020100-0504-0706-0809-0a0b0c0d0e0f"), Some(Slot::A));
+        assert_eq!(loaded_from(&table, "A3A2A1A0-A5A4-A7A6-A8A9-AAABACADAEAF"), Some(Slot::B));
+        assert_eq!(loaded_from(&table, ""), None);
+    }
+
+    #[test]
+    fn a_variable_is_read_up_to_its_end() {
+        assert_eq!(variable_text(b"\x06\0\0\0A\0b\0\0\0x\0").unwrap(), "Ab");
+        assert_eq!(variable_text(b"\x06\0\0\0").unwrap(), "");
+        assert_eq!(variable_text(b"\x06\0"), None);
     }
 }

@@ -8,7 +8,7 @@ use bootlace_image::binary::{self, Arch};
 use bootlace_image::initramfs::{Contents, ExtraFile, build_initramfs};
 use bootlace_image::modules::Tree;
 use bootlace_image::rootfs::{Node, Rootfs};
-use bootlace_image::stick::{grub, image, slot};
+use bootlace_image::stick::{grub, image, signature, slot};
 use bootlace_image::{extension, output, parts, talos, uki};
 use clap::{Args, ValueEnum};
 
@@ -73,7 +73,7 @@ pub(crate) struct UsbArgs {
     /// Secure Boot: the key's certificate, in PEM
     #[arg(long, value_name = "FILE", requires = "key")]
     certificate: Option<PathBuf>,
-    /// MiB of each of the two slots; an update has to fit in it [default: 44, signed 36, for Talos what it needs]
+    /// MiB of each of the two slots; an update has to fit in it [default: 44, for Talos what it needs]
     #[arg(long, value_name = "MIB")]
     slot_size: Option<u64>,
     /// Also write the slot alone, which is what an update needs
@@ -100,9 +100,14 @@ pub(crate) fn run(args: &UsbArgs) -> Result<()> {
         (Some(_), None) => bail!("--config is for --base standalone; Talos takes --machine-config"),
         (None, _) => super::configure::EXAMPLE.as_bytes().to_vec(),
     };
-    let sign = |program: Vec<u8>| match (&args.key, &args.certificate) {
-        (Some(key), Some(certificate)) => uki::sign(&program, key, certificate),
-        _ => Ok(program),
+    let signer = args.key.as_deref().zip(args.certificate.as_deref());
+    let sign = |program: Vec<u8>| match signer {
+        Some((key, certificate)) => {
+            let image = uki::sign(&program, key, certificate)?;
+            let signature = Some(signature::sign(key, &image)?);
+            Ok(slot::Signed { image, signature })
+        }
+        None => Ok(program.into()),
     };
     let slot = match args.base {
         Base::Standalone => build_slot(args, sign)?,
@@ -110,21 +115,15 @@ pub(crate) fn run(args: &UsbArgs) -> Result<()> {
     };
     let slot_size = match (args.slot_size, args.base) {
         (Some(mib), _) => mib.checked_mul(MIB).context("--slot-size is too large")?,
-        (None, Base::Standalone) if args.key.is_some() => image::SIGNED_SLOT,
         (None, Base::Standalone) => image::SLOT,
         (None, Base::Talos) => (slot.len() as u64).next_multiple_of(MIB),
     };
-    let grub = grub::build(&args.grub, image::BIOS_START)?;
-    // GRUB hands nothing over under Secure Boot that no shim has checked, so the firmware starts the kernel image.
-    let signed = args.key.is_some();
-    let efi = if signed {
-        let mut cursor = std::io::Cursor::new(&slot);
-        slot::Reader::open(&mut cursor, 0, slot.len() as u64)?.read(slot::UKI, 0, None)?
-    } else {
-        grub.efi.clone()
-    };
-    let contents =
-        image::Contents { grub: &grub, efi: &efi, signed, slot: &slot, slot_size, config: &config };
+    let trusted = signer.map(|(key, _)| signature::public_key(key)).transpose()?;
+    let mut grub = grub::build(&args.grub, image::BIOS_START, trusted.as_deref())?;
+    if let Some((key, certificate)) = signer {
+        grub.efi = uki::sign(&grub.efi, key, certificate)?;
+    }
+    let contents = image::Contents { grub: &grub, slot: &slot, slot_size, config: &config };
     let bytes = image::write(&contents, &args.output)?;
     if let Some(path) = &args.slot {
         output::write(path, &slot)?;
@@ -135,7 +134,7 @@ pub(crate) fn run(args: &UsbArgs) -> Result<()> {
     Ok(())
 }
 
-fn build_slot(args: &UsbArgs, sign: impl Fn(Vec<u8>) -> Result<Vec<u8>>) -> Result<Vec<u8>> {
+fn build_slot(args: &UsbArgs, sign: impl Fn(Vec<u8>) -> Result<slot::Signed>) -> Result<Vec<u8>> {
     let (Some(modules), Some(pid1)) = (&args.modules, &args.pid1) else {
         bail!("--modules and --box are missing")
     };
@@ -190,7 +189,7 @@ fn read(path: &Path, hint: &str) -> Result<Vec<u8>> {
 
 /// Talos with the extension, and with a configuration. Talos updates itself, on its own disk: the other slot stays
 /// empty until a person writes it.
-fn build_talos_slot(args: &UsbArgs, sign: impl Fn(Vec<u8>) -> Result<Vec<u8>>) -> Result<Vec<u8>> {
+fn build_talos_slot(args: &UsbArgs, sign: impl Fn(Vec<u8>) -> Result<slot::Signed>) -> Result<Vec<u8>> {
     let initramfs = args.initramfs.as_ref().context("--initramfs is missing")?;
     let stock = read(initramfs, "take initramfs-amd64.xz of Image Factory")?;
     let kernel = read(&args.kernel, "take kernel-amd64 of Image Factory")?;

@@ -33,9 +33,12 @@ const BOTH: &[&str] = &[
 ];
 const BIOS: &[&str] = &["biosdisk", "linux", "serial", "terminal"];
 const EFI: &[&str] = &["chain"];
+/// What checks the kernel image's signature, see [`super::signature`].
+const CHECK: &[&str] = &["pgp", "gcry_rsa", "gcry_sha1", "gcry_sha256"];
 
 /// Runs before GRUB can do more than set variables: where it was started from, and where its configuration is.
-const EARLY: &str = "set from=$root\nset prefix=(memdisk)/boot/grub\n";
+/// With a key inside it would want a signature for every file, its own configuration too.
+const EARLY: &str = "set from=$root\nset prefix=(memdisk)/boot/grub\nset check_signatures=no\n";
 
 /// Where Debian's packages put GRUB's parts.
 pub const DIRECTORY: &str = "/usr/lib/grub";
@@ -52,8 +55,10 @@ const BLOCK_LIST: usize = 0x1f4;
 const SEGMENT: u16 = 0x820;
 
 /// The configuration, see [`super::env`] for what it does.
-fn config() -> String {
+fn config(signed: bool) -> String {
     let [first, second] = FILES;
+    // Locked down, GRUB hands over only what it has checked itself; then the firmware checks it, too.
+    let check = if signed { "enforce" } else { "no" };
     format!(
         r#"set timeout=0
 if [ "$grub_platform" = pc ]; then
@@ -91,7 +96,11 @@ function start {{
   if source "($disk,gpt$part)/slot.cfg"; then
     # The kernel's command line is given anew, with the slot in it.
     if [ "$grub_platform" = efi ]; then
+      # What it starts is told that it comes from there.
+      set root="$disk,gpt$part"
+      set check_signatures={check}
       if chainloader "($disk,gpt$part)/uki.efi" $cmdline {SLOT_WORD}=$1; then boot; fi
+      set check_signatures=no
     else
       if linux "($disk,gpt$part)$linux" $cmdline {SLOT_WORD}=$1; then
         if initrd "($disk,gpt$part)$initrd"; then boot; fi
@@ -121,13 +130,14 @@ pub struct Grub {
     pub efi: Vec<u8>,
 }
 
-/// Makes GRUB for a stick whose BIOS boot partition begins at a sector.
-pub fn build(directory: &Path, bios_start: u64) -> Result<Grub> {
+/// Makes GRUB for a stick whose BIOS boot partition begins at a sector. With a key, the EFI program starts only what
+/// has that key's signature.
+pub fn build(directory: &Path, bios_start: u64, key: Option<&[u8]>) -> Result<Grub> {
     let boot = directory.join("i386-pc/boot.img");
     let boot = std::fs::read(&boot)
         .with_context(|| format!("cannot read {}: apt-get install grub-pc-bin", boot.display()))?;
-    let core = mkimage(directory, "i386-pc", BIOS)?;
-    let efi = mkimage(directory, "x86_64-efi", EFI)?;
+    let core = mkimage(directory, "i386-pc", BIOS, None)?;
+    let efi = mkimage(directory, "x86_64-efi", EFI, key)?;
     let (boot_code, core) = embed(&boot, core, bios_start)?;
     Ok(Grub { boot_code, core, efi })
 }
@@ -148,11 +158,11 @@ fn embed(boot: &[u8], mut core: Vec<u8>, start: u64) -> Result<([u8; BOOT_CODE],
     Ok((code, core))
 }
 
-fn mkimage(directory: &Path, format: &str, modules: &[&str]) -> Result<Vec<u8>> {
+fn mkimage(directory: &Path, format: &str, modules: &[&str], key: Option<&[u8]>) -> Result<Vec<u8>> {
     let work = tempfile::tempdir().context("no temporary directory")?;
     let path = |name: &str| work.path().join(name);
     let mut memdisk = Rootfs::new();
-    memdisk.file("boot/grub/grub.cfg", 0o644, config())?;
+    memdisk.file("boot/grub/grub.cfg", 0o644, config(key.is_some()))?;
     std::fs::write(path("memdisk.tar"), memdisk.to_tar()?)?;
     std::fs::write(path("early.cfg"), EARLY)?;
     let mut command = Command::new("grub-mkimage");
@@ -164,7 +174,12 @@ fn mkimage(directory: &Path, format: &str, modules: &[&str]) -> Result<Vec<u8>> 
         // There is no shim: the firmware itself checks GRUB's signature, and what GRUB hands to it.
         command.arg("--disable-shim-lock");
     }
-    command.arg("--output").arg(path("image")).args(BOTH).args(modules);
+    if let Some(key) = key {
+        std::fs::write(path("key"), key)?;
+        command.arg("--pubkey").arg(path("key"));
+    }
+    let check = if key.is_some() { CHECK } else { &[] };
+    command.arg("--output").arg(path("image")).args(BOTH).args(modules).args(check);
     let output = command.output().context("cannot run grub-mkimage: apt-get install grub-common")?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
@@ -185,7 +200,7 @@ mod tests {
         if !Path::new(DIRECTORY).join("i386-pc").exists() {
             return eprintln!("skipped: no grub-pc-bin");
         }
-        let make = || build(Path::new(DIRECTORY), 2048).unwrap();
+        let make = || build(Path::new(DIRECTORY), 2048, None).unwrap();
         let (one, other) = (make(), make());
         assert!(one.core == other.core && one.efi == other.efi && one.boot_code == other.boot_code);
         assert_eq!(one.core[BLOCK_LIST..BLOCK_LIST + 8], 2049_u64.to_le_bytes());
@@ -194,14 +209,15 @@ mod tests {
 
     #[test]
     fn missing_grub_says_what_to_install() {
-        let error = build(Path::new("/nowhere"), 2048).unwrap_err();
+        let error = build(Path::new("/nowhere"), 2048, None).unwrap_err();
         assert!(format!("{error:#}").contains("apt-get install grub-pc-bin"), "{error:#}");
         assert!(embed(&[0; 512], vec![0; 100], 1).is_err());
     }
 
     #[test]
     fn every_shell_word_of_the_configuration_is_a_module_that_is_packed() {
-        let text = config();
+        let text = config(true);
+        assert!(text.contains("check_signatures=enforce") && !config(false).contains("enforce"));
         for (word, module) in [("save_env", "loadenv"), ("chainloader", "chain"), ("source", "configfile")] {
             assert!(text.contains(word));
             assert!(BOTH.iter().chain(BIOS).chain(EFI).any(|packed| *packed == module), "{module}");

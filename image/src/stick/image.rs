@@ -13,7 +13,7 @@ use super::env::Choice;
 use super::fat;
 use super::gpt::{BASIC_DATA, BIOS_BOOT, BOOTLACE, EFI_SYSTEM, Guid, LINUX, Partition, Table};
 use super::grub::{BOOT_CODE, Grub};
-use super::update::{ENV, SIGNED_ESP, SLOT_A, SLOT_B};
+use super::update::{ENV, SLOT_A, SLOT_B};
 use crate::oci::hex;
 
 const MIB: u64 = 1 << 20;
@@ -30,12 +30,11 @@ const ENVIRONMENT: u64 = MIB;
 const DATA_IN_IMAGE: u64 = 16 * MIB;
 /// What a slot has by default: twice it, and the rest, is below 128 MB.
 pub const SLOT: u64 = 44 * MIB;
-/// The same of a stick for Secure Boot, whose EFI partition holds a kernel image, too.
-pub const SIGNED_SLOT: u64 = 36 * MIB;
 /// Block of the data file system, and how many it can grow to without being made anew: 512 GiB.
 const DATA_BLOCK: u64 = 4096;
 const DATA_MAX_BLOCKS: u64 = (512 << 30) / DATA_BLOCK;
 
+const ESP_NAME: &str = "bootlace-esp";
 /// The partitions' names, and the volume label that a laptop shows.
 pub const CONFIG_NAME: &str = "bootlace-config";
 /// See [`CONFIG_NAME`].
@@ -53,10 +52,6 @@ pub const BIOS_START: u64 = ALIGN / SECTOR;
 pub struct Contents<'a> {
     /// The loader.
     pub grub: &'a Grub,
-    /// The EFI program that starts: GRUB, or for Secure Boot the signed kernel image itself.
-    pub efi: &'a [u8],
-    /// Whether it is the kernel image. Then UEFI boots this version only.
-    pub signed: bool,
     /// The first version.
     pub slot: &'a [u8],
     /// Bytes of each slot.
@@ -66,7 +61,7 @@ pub struct Contents<'a> {
 }
 
 /// The table of a stick. Names decide about what a partition is for.
-fn table(esp: (&str, u64), slot_size: u64, data: u64, seed: &[u8]) -> Table {
+fn table(esp: u64, slot_size: u64, data: u64, seed: &[u8]) -> Table {
     let mut start = BIOS_START;
     let mut partition = |name: &str, kind: Guid, bytes: u64| {
         let partition =
@@ -76,7 +71,7 @@ fn table(esp: (&str, u64), slot_size: u64, data: u64, seed: &[u8]) -> Table {
     };
     let partitions = vec![
         partition("bootlace-bios", BIOS_BOOT, BIOS),
-        partition(esp.0, EFI_SYSTEM, esp.1),
+        partition(ESP_NAME, EFI_SYSTEM, esp),
         partition(CONFIG_NAME, BASIC_DATA, CONFIG),
         partition(ENV, BOOTLACE, ENVIRONMENT),
         partition(SLOT_A, BOOTLACE, slot_size),
@@ -97,7 +92,8 @@ fn id(seed: &[u8], name: &str) -> Guid {
 
 /// Writes an image. It is sparse: what is empty takes no space on the disk that it is made on.
 pub fn write(contents: &Contents<'_>, output: &Path) -> Result<u64> {
-    let Contents { grub, efi, signed, slot, slot_size, config } = *contents;
+    let Contents { grub, slot, slot_size, config } = *contents;
+    let efi = grub.efi.as_slice();
     ensure!(slot_size % ALIGN == 0 && slot_size > 0, "a slot's size is a multiple of 1 MiB");
     ensure!(
         slot.len() as u64 <= slot_size,
@@ -106,9 +102,8 @@ pub fn write(contents: &Contents<'_>, output: &Path) -> Result<u64> {
     );
     ensure!(grub.core.len() as u64 <= BIOS, "GRUB is larger than its partition");
     let seed = Sha256::new().chain_update(slot).chain_update(efi).chain_update(config).finalize();
-    let esp_name = if signed { SIGNED_ESP } else { "bootlace-esp" };
     let esp_size = (efi.len() as u64 + FAT_ROOM).next_multiple_of(ALIGN).max(ESP);
-    let table = table((esp_name, esp_size), slot_size, DATA_IN_IMAGE, &seed);
+    let table = table(esp_size, slot_size, DATA_IN_IMAGE, &seed);
     let last = table.partitions.last().context("a stick has partitions")?;
     let sectors = (last.end() + super::gpt::TAIL).next_multiple_of(ALIGN / SECTOR);
     let volume_id = u32::from_le_bytes([seed[0], seed[1], seed[2], seed[3]]);
@@ -134,7 +129,7 @@ pub fn write(contents: &Contents<'_>, output: &Path) -> Result<u64> {
         }
         let at = |name: &str| table.find(name).map(Partition::offset);
         put(image, at("bootlace-bios")?, &grub.core)?;
-        put(image, at(esp_name)?, &esp)?;
+        put(image, at(ESP_NAME)?, &esp)?;
         put(image, at(CONFIG_NAME)?, &configuration)?;
         put(image, at(ENV)?, &Choice::NEW.partition()?)?;
         put(image, at(SLOT_A)?, slot)?;

@@ -23,6 +23,8 @@ use crate::uki;
 pub const MANIFEST: &str = "/etc/bootlace-slot";
 /// The unified kernel image.
 pub const UKI: &str = "uki.efi";
+/// Its signature for GRUB, see [`super::signature`].
+pub const UKI_SIGNATURE: &str = "uki.efi.sig";
 /// For GRUB on a BIOS.
 const BIOS_CONFIG: &str = "slot.cfg";
 /// It is filled up to this length with comment, so that what is behind it does not move with its numbers.
@@ -73,12 +75,28 @@ pub struct Contents<'a> {
     pub version: &'a str,
 }
 
+/// A kernel image as it goes into a slot.
+#[derive(Debug)]
+pub struct Signed {
+    /// With the signature that firmware checks inside, or without one.
+    pub image: Vec<u8>,
+    /// What GRUB checks.
+    pub signature: Option<Vec<u8>>,
+}
+
+impl From<Vec<u8>> for Signed {
+    /// One that nobody signed.
+    fn from(image: Vec<u8>) -> Self {
+        Self { image, signature: None }
+    }
+}
+
 /// Makes a slot. `initramfs` gets the manifest as a file and makes the initramfs with it; `sign` signs the kernel
 /// image, or does nothing.
 pub fn build(
     contents: &Contents<'_>,
     initramfs: impl FnOnce(ExtraFile) -> Result<Vec<u8>>,
-    sign: impl FnOnce(Vec<u8>) -> Result<Vec<u8>>,
+    sign: impl FnOnce(Vec<u8>) -> Result<Signed>,
 ) -> Result<Vec<u8>> {
     let Contents { stub, kernel, cmdline, served, version } = *contents;
     let parts = |initramfs| uki::Parts {
@@ -105,7 +123,10 @@ pub fn build(
     }
     let manifest = ExtraFile { path: MANIFEST.to_owned(), mode: 0o644, data: manifest.into_bytes() };
     let initramfs = initramfs(manifest)?;
-    let image = sign(uki::build(Arch::Amd64, &parts(&initramfs))?)?;
+    let Signed { image, signature } = sign(uki::build(Arch::Amd64, &parts(&initramfs))?)?;
+    if let Some(signature) = signature {
+        archive.file(UKI_SIGNATURE, 0o644, signature)?;
+    }
     archive.file(VERSION, 0o644, format!("{version}\n").into_bytes())?;
     // The kernel image is to begin at a sector, so that GRUB reads its parts straight from the disk. What is before
     // it has a fixed length, but for a file that fills up.

@@ -10,14 +10,7 @@ pub(crate) fn image(directory: &Path, name: &str) -> std::path::PathBuf {
     let path = directory.join(name);
     let grub = Grub { boot_code: [0xeb; BOOT_CODE], core: vec![1; 1024], efi: b"MZ grub".to_vec() };
     let slot = sample("one");
-    let contents = Contents {
-        grub: &grub,
-        efi: &grub.efi,
-        signed: false,
-        slot: &slot,
-        slot_size: 2 * MIB,
-        config: b"id = \"x\"\n",
-    };
+    let contents = Contents { grub: &grub, slot: &slot, slot_size: 2 * MIB, config: b"id = \"x\"\n" };
     write(&contents, &path).unwrap();
     path
 }
@@ -57,14 +50,7 @@ fn fsck_likes_the_data_partition() {
 fn a_slot_that_does_not_fit_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let grub = Grub { boot_code: [0; BOOT_CODE], core: vec![1; 1024], efi: Vec::new() };
-    let contents = Contents {
-        grub: &grub,
-        efi: b"",
-        signed: false,
-        slot: &vec![1; 3 << 20],
-        slot_size: 2 * MIB,
-        config: b"",
-    };
+    let contents = Contents { grub: &grub, slot: &vec![1; 3 << 20], slot_size: 2 * MIB, config: b"" };
     let error = write(&contents, &directory.path().join("x.img")).unwrap_err().to_string();
     assert!(error.contains("--slot-size"), "{error}");
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
@@ -72,10 +58,7 @@ fn a_slot_that_does_not_fit_is_refused() {
 
 #[test]
 fn a_stick_s_image_is_smaller_than_any_stick() {
-    // An EFI program of 22 MiB is the signed kernel image.
-    for (slot, esp) in [(SLOT, ESP), (SIGNED_SLOT, 24 * MIB)] {
-        let table = table(("esp", esp), slot, DATA_IN_IMAGE, b"");
-        let sectors = table.partitions.last().unwrap().end() + crate::stick::gpt::TAIL;
-        assert!(sectors * SECTOR <= 128_000_000, "{} bytes", sectors * SECTOR);
-    }
+    let table = table(ESP, SLOT, DATA_IN_IMAGE, b"");
+    let sectors = table.partitions.last().unwrap().end() + crate::stick::gpt::TAIL;
+    assert!(sectors * SECTOR <= 128_000_000, "{} bytes", sectors * SECTOR);
 }

@@ -10,7 +10,7 @@ pub(crate) fn sample(version: &str) -> Vec<u8> {
     served.file("/usr/lib/ipxe/ipxe.efi", 0o644, *b"ipxe").unwrap();
     let contents =
         Contents { stub: &stub, kernel: b"the kernel", cmdline: CMDLINE, served: &served, version };
-    build(&contents, |manifest| Ok(manifest.data), Ok).unwrap()
+    build(&contents, |manifest| Ok(manifest.data), |image| Ok(image.into())).unwrap()
 }
 
 /// The manifest, which the sample has for an initramfs.
