@@ -231,7 +231,7 @@ impl Stack {
         let (link, address) = self.place(network, port)?;
         let bound = link.namespace.inside(|| {
             crate::tftp::bind(address.into()).map_err(|error| match error {
-                TftpError::Bind { source, .. } | TftpError::Socket(source) => source,
+                TftpError::Bind { source, .. } | TftpError::Thread(source) => source,
                 TftpError::NotIpv4(_) => io::ErrorKind::Unsupported.into(),
             })
         });

@@ -1,27 +1,31 @@
-//! TFTP on a kernel UDP socket: one task, one loop. Requests and ACKs are taken in batches, and each window goes
+//! TFTP on a kernel UDP socket: one thread, one loop. Requests and ACKs are taken in batches, and each window goes
 //! out by one system call, cut into datagrams by the kernel.
+//!
+//! The thread waits in the receiving call itself: block by block, a transfer is one datagram in and one out, and a
+//! third call that only asks whether there is something (and the runtime behind it) is a tenth of the whole cost.
+
+mod outbox;
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket as StdUdpSocket};
-use std::os::fd::AsFd;
-use std::pin::{Pin, pin};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4, UdpSocket};
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::Duration;
 
-use netboot::Time;
+use netboot::Subnet;
 use netboot::journal::{Event as JournalEvent, Sink, Step};
-use netboot::tftp::{Burst, Event, Limits, Server};
+use netboot::tftp::{Event, Limits, Server};
 use netboot_assets::BootFiles;
-use nix::libc;
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::socket::{Shutdown, setsockopt, shutdown, sockopt};
 use thiserror::Error;
-use tokio::io::Interest;
-use tokio::net::UdpSocket;
-use tokio::time::Sleep;
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
+use self::outbox::Outbox;
 use crate::clock::{Clock, unix_ms};
-use crate::sys::batch::{BATCH, Outgoing, ReceiveBatch, send_many};
+use crate::sys::batch::{BATCH, FEW, ReceiveBatch};
 
 /// The kernel's queue of datagrams not yet read. The usual 208 KiB hold some 280 requests, and a rack that is
 /// switched on at once sends more.
@@ -30,9 +34,10 @@ const RECEIVE_BUFFER: usize = 4 << 20;
 const SEND_BUFFER: usize = 1 << 20;
 /// Room for one datagram: a request or an ACK. Longer ones are cut, and then are no packet.
 const DATAGRAM: usize = 2048;
-/// Bursts sent together, before the other direction has its turn: with the largest windows their buffers are
-/// 1 MiB.
-const BURSTS: usize = 16;
+/// How often deadlines are looked at while transfers run and nothing comes. The least of them is 60 ms.
+const TICK: Duration = Duration::from_millis(10);
+/// Pause after an error of the socket that is not over by itself.
+const ERROR_PAUSE: Duration = Duration::from_millis(200);
 
 /// Why TFTP cannot be served.
 #[derive(Debug, Error)]
@@ -49,16 +54,18 @@ pub enum TftpError {
         #[source]
         source: io::Error,
     },
-    /// The runtime does not take the socket.
-    #[error("cannot use the TFTP socket")]
-    Socket(#[source] io::Error),
+    /// There is no thread for it, or the thread died.
+    #[error("cannot run the TFTP server")]
+    Thread(#[source] io::Error),
 }
 
-/// A bound socket.
+/// A bound socket, and how it is served.
 #[derive(Debug)]
 pub struct TftpSocket {
-    socket: StdUdpSocket,
+    socket: UdpSocket,
     local: SocketAddr,
+    limits: Limits,
+    subnets: Vec<Subnet>,
 }
 
 impl TftpSocket {
@@ -66,6 +73,19 @@ impl TftpSocket {
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
         self.local
+    }
+
+    /// The same with other limits.
+    #[must_use]
+    pub fn with_limits(self, limits: Limits) -> Self {
+        Self { limits, ..self }
+    }
+
+    /// The same for machines of these networks only; for all when there is none. Whoever has another address gets no
+    /// answer at all: an answer would go to somebody who did not ask.
+    #[must_use]
+    pub fn only_for(self, subnets: Vec<Subnet>) -> Self {
+        Self { subnets, ..self }
     }
 }
 
@@ -79,8 +99,7 @@ pub fn bind(address: SocketAddr) -> Result<TftpSocket, TftpError> {
         return Err(TftpError::NotIpv4(address));
     }
     let failed = |source| TftpError::Bind { address, source };
-    let socket = StdUdpSocket::bind(address).map_err(failed)?;
-    socket.set_nonblocking(true).map_err(failed)?;
+    let socket = UdpSocket::bind(address).map_err(failed)?;
     // The forced size needs CAP_NET_ADMIN; the other is cut to net.core.rmem_max. Neither is fatal.
     if setsockopt(&socket.as_fd(), sockopt::RcvBufForce, &RECEIVE_BUFFER).is_err() {
         let _ = setsockopt(&socket.as_fd(), sockopt::RcvBuf, &RECEIVE_BUFFER);
@@ -89,13 +108,13 @@ pub fn bind(address: SocketAddr) -> Result<TftpSocket, TftpError> {
         let _ = setsockopt(&socket.as_fd(), sockopt::SndBuf, &SEND_BUFFER);
     }
     let local = socket.local_addr().map_err(failed)?;
-    Ok(TftpSocket { socket, local })
+    Ok(TftpSocket { socket, local, limits: Limits::default(), subnets: Vec::new() })
 }
 
-/// Serves the files until `shutdown`.
+/// Serves the files until `shutdown`, or until it is dropped.
 ///
 /// # Errors
-/// When the runtime does not take the socket.
+/// When there is no thread for it.
 #[tracing::instrument(name = "tftp", skip_all, fields(address = %socket.local))]
 pub async fn run(
     socket: TftpSocket,
@@ -103,150 +122,96 @@ pub async fn run(
     sink: Sink,
     shutdown: CancellationToken,
 ) -> Result<(), TftpError> {
-    let socket = UdpSocket::from_std(socket.socket).map_err(TftpError::Socket)?;
+    let stop = Stop { socket: Arc::new(socket), stop: Arc::default() };
+    let (end, ended) = oneshot::channel::<()>();
+    let (socket, stopped, span) = (stop.socket.clone(), stop.stop.clone(), tracing::Span::current());
+    let serve = move || {
+        span.in_scope(|| serve(&socket, &files, &sink, &stopped));
+        drop((socket, end));
+    };
+    let thread = thread::Builder::new().name("tftp".into()).spawn(serve).map_err(TftpError::Thread)?;
+    let mut ended = ended;
+    // Cancel-safe: both only wait. The thread ends when `stop` is dropped.
+    tokio::select! {
+        () = shutdown.cancelled() => {
+            stop.now();
+            let _ = (&mut ended).await;
+        }
+        _ = &mut ended => {}
+    }
+    // It has nothing more to do than to return.
+    thread.join().map_err(|_| TftpError::Thread(io::Error::other("it panicked")))
+}
+
+/// Ends the thread, also when nobody waits for it any more.
+struct Stop {
+    socket: Arc<TftpSocket>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Stop {
+    fn now(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+        // Wakes whoever waits in a receiving call. A socket without a peer cannot be shut down, so it is an error.
+        let _ = shutdown(self.socket.socket.as_raw_fd(), Shutdown::Read);
+    }
+}
+
+impl Drop for Stop {
+    fn drop(&mut self) {
+        self.now();
+    }
+}
+
+fn serve(socket: &TftpSocket, files: &BootFiles, sink: &Sink, stop: &AtomicBool) {
+    let TftpSocket { socket, limits, subnets, .. } = socket;
     let clock = Clock::start();
-    let mut server = Server::new(Limits::default());
+    let mut server = Server::new(*limits);
     let mut inbox = ReceiveBatch::new(BATCH, DATAGRAM);
     let mut outbox = Outbox::new();
-    let mut wake = pin!(tokio::time::sleep(Duration::ZERO));
-    let mut armed = None;
-    while !shutdown.is_cancelled() {
-        if !outbox.more {
-            arm(&server, &clock, &mut armed, wake.as_mut());
-            // Cancel-safe: all branches only wait.
-            tokio::select! {
-                biased;
-                _ = socket.readable() => {}
-                () = wake.as_mut(), if armed.is_some() => armed = None,
-                () = shutdown.cancelled() => break,
-            }
+    let (mut foreign, mut ticking, mut most) = (0_u64, false, FEW);
+    while !stop.load(Ordering::Relaxed) {
+        if ticking != server.poll_timeout().is_some() {
+            ticking = !ticking;
+            // It does not fail for a number of this size; without it deadlines would wait for packets.
+            let _ = socket.set_read_timeout(ticking.then_some(TICK));
         }
-        receive(&socket, &mut inbox);
+        receive(socket, &mut inbox, most, outbox.more());
+        most = if inbox.len() < FEW { FEW } else { BATCH };
         let now = clock.now();
         for index in 0..inbox.len() {
             // What does not fit is no packet of a client.
-            if let (Some(peer), (bytes, false)) = (inbox.peer(index), inbox.bytes(index)) {
-                server.handle_packet(now, peer, bytes, &*files);
+            let (Some(peer), (bytes, false)) = (inbox.peer(index), inbox.bytes(index)) else { continue };
+            if is_of(subnets, peer) {
+                server.handle_packet(now, peer, bytes, files);
+            } else {
+                foreign += 1;
             }
         }
         if server.poll_timeout().is_some_and(|due| due <= now) {
             server.handle_timeout(now);
         }
-        outbox.send(&socket, &mut server).await;
+        outbox.send(socket, &mut server);
         while let Some(event) = server.poll_event() {
             sink(journaled(event));
         }
     }
-    tracing::info!(counters = ?server.counters(), "TFTP ends");
-    Ok(())
+    tracing::info!(counters = ?server.counters(), foreign, "TFTP ends");
 }
 
-/// Sets the timer when the next deadline comes before what it is set to: most deadlines move on before they
-/// come, and the timer is left alone.
-fn arm(server: &Server, clock: &Clock, armed: &mut Option<Time>, wake: Pin<&mut Sleep>) {
-    if let Some(due) = server.poll_timeout()
-        && armed.is_none_or(|armed| due < armed)
-    {
-        *armed = Some(due);
-        wake.reset(clock.instant(due));
-    }
+fn is_of(subnets: &[Subnet], peer: SocketAddrV4) -> bool {
+    subnets.is_empty() || subnets.iter().any(|subnet| subnet.has_host(*peer.ip()))
 }
 
-/// Takes the datagrams that wait.
-fn receive(socket: &UdpSocket, inbox: &mut ReceiveBatch) {
-    inbox.clear();
-    let result = socket.try_io(Interest::READABLE, || match inbox.receive(socket) {
-        Ok(count) if count < BATCH => Err(io::ErrorKind::WouldBlock.into()),
-        result => result,
-    });
+/// Takes the datagrams that are there; waits for the first unless there is something to be done.
+fn receive(socket: &UdpSocket, inbox: &mut ReceiveBatch, most: usize, busy: bool) {
+    let result = if busy { inbox.receive(socket) } else { inbox.wait(socket, most) };
     match result {
-        Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
+        Ok(_) => {}
+        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+        Err(error) => {
             tracing::debug!(%error, "cannot receive");
-        }
-        Ok(_) | Err(_) => {}
-    }
-}
-
-/// Bursts to send, with the buffers that they are written into; nothing is allocated for a packet.
-struct Outbox {
-    bursts: Vec<(Burst, Vec<u8>)>,
-    /// Whether the kernel cuts bursts (`UDP_SEGMENT`). It does not for a card that computes no checksums.
-    cuts: bool,
-    /// Whether the server has more to send than one batch.
-    more: bool,
-}
-
-impl Outbox {
-    fn new() -> Self {
-        let nobody = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
-        let none = (Burst { peer: nobody, segment: 0, datagrams: 0 }, Vec::new());
-        Self { bursts: vec![none; BURSTS], cuts: true, more: false }
-    }
-
-    /// Sends what the server has, one batch.
-    async fn send(&mut self, socket: &UdpSocket, server: &mut Server) {
-        let mut count = 0;
-        for (burst, bytes) in &mut self.bursts {
-            let Some(next) = server.poll_burst(bytes) else { break };
-            *burst = next;
-            count += 1;
-        }
-        self.more = count == self.bursts.len();
-        let mut at = 0;
-        while at < count {
-            let (mut messages, mut filled) = ([Outgoing::default(); BURSTS], 0);
-            for ((burst, bytes), message) in self.bursts[at..count].iter().zip(&mut messages) {
-                if burst.datagrams > 1 && !self.cuts {
-                    break;
-                }
-                message.parts[0] = bytes;
-                message.to = Some(burst.peer);
-                message.segment =
-                    (burst.datagrams > 1).then_some(u16::try_from(burst.segment)).and_then(Result::ok);
-                filled += 1;
-            }
-            if filled == 0 {
-                send_one_by_one(socket, &self.bursts[at]).await;
-                at += 1;
-                continue;
-            }
-            match send_all(socket, &messages[..filled]).await {
-                Ok(sent) => at += sent,
-                Err(error) => {
-                    let (burst, _) = &self.bursts[at];
-                    let cannot_cut =
-                        matches!(error.raw_os_error(), Some(libc::EIO | libc::EINVAL | libc::EMSGSIZE));
-                    if burst.datagrams > 1 && cannot_cut {
-                        // EIO is the card's word; the others are this client's path, narrower than its blocks.
-                        self.cuts &= error.raw_os_error() != Some(libc::EIO);
-                        send_one_by_one(socket, &self.bursts[at]).await;
-                    } else {
-                        // The network's loss: the machine asks again.
-                        tracing::debug!(%error, peer = %burst.peer, "cannot send");
-                    }
-                    at += 1;
-                }
-            }
-        }
-    }
-}
-
-/// Sends messages until one fails; a full send buffer is waited for. How many went, at least one.
-async fn send_all(socket: &UdpSocket, messages: &[Outgoing<'_>]) -> io::Result<usize> {
-    loop {
-        match socket.try_io(Interest::WRITABLE, || send_many(socket, messages)) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => socket.writable().await?,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            result => return result,
-        }
-    }
-}
-
-async fn send_one_by_one(socket: &UdpSocket, (burst, bytes): &(Burst, Vec<u8>)) {
-    for datagram in bytes.chunks(burst.segment.max(1)) {
-        if let Err(error) = socket.send_to(datagram, burst.peer).await {
-            tracing::debug!(%error, peer = %burst.peer, "cannot send");
-            return;
+            thread::sleep(ERROR_PAUSE);
         }
     }
 }
@@ -262,7 +227,7 @@ fn journaled(event: Event) -> JournalEvent {
             (peer, Step::TftpFailed { file: file.to_string(), reason: reason.to_string() })
         }
     };
-    JournalEvent::new(unix_ms(), step).with_address(std::net::IpAddr::V4(*peer.ip()))
+    JournalEvent::new(unix_ms(), step).with_address(IpAddr::V4(*peer.ip()))
 }
 
 #[cfg(test)]

@@ -227,7 +227,7 @@ impl Server {
                     self.counters.timeouts += 1;
                     session.armed = session.deadline;
                     self.deadlines.insert((session.armed, peer));
-                    self.queue(peer);
+                    queue(&mut self.senders, peer, session);
                 }
                 Expired::GiveUp => {
                     let all_sent = session.all_sent();
@@ -281,7 +281,7 @@ impl Server {
             if session.sending() {
                 self.counters.bytes_sent += out.len().saturating_sub(DATA_HEADER * datagrams) as u64;
             }
-            self.queue(peer);
+            queue(&mut self.senders, peer, session);
             return Some(Burst { peer, segment, datagrams });
         }
         None
@@ -334,13 +334,13 @@ impl Server {
         self.start(Session::new(now, name.into(), file, request.options, &self.limits), from);
     }
 
-    fn start(&mut self, session: Session, peer: SocketAddrV4) {
+    fn start(&mut self, mut session: Session, peer: SocketAddrV4) {
         if session.sending() {
             self.events.push_back(Event::Started { peer, file: session.name.clone() });
         }
         self.deadlines.insert((session.armed, peer));
+        queue(&mut self.senders, peer, &mut session);
         self.sessions.insert(peer, session);
-        self.queue(peer);
     }
 
     /// Ends the stalest transfer of an address that has too many: a machine that was reset over and over.
@@ -386,7 +386,7 @@ impl Server {
             session.armed = session.deadline;
             self.deadlines.insert((session.armed, from));
         }
-        self.queue(from);
+        queue(&mut self.senders, from, session);
     }
 
     fn handle_error(&mut self, now: Time, from: SocketAddrV4, code: ErrorCode, message: &str) {
@@ -442,14 +442,12 @@ impl Server {
         self.deadlines.remove(&(session.armed, peer));
         Some(session)
     }
+}
 
-    fn queue(&mut self, peer: SocketAddrV4) {
-        if let Some(session) = self.sessions.get_mut(&peer)
-            && !session.queued
-            && session.wants_to_send()
-        {
-            session.queued = true;
-            self.senders.push_back(peer);
-        }
+/// Lines a session up when it has something to send.
+fn queue(senders: &mut VecDeque<SocketAddrV4>, peer: SocketAddrV4, session: &mut Session) {
+    if !session.queued && session.wants_to_send() {
+        session.queued = true;
+        senders.push_back(peer);
     }
 }

@@ -10,6 +10,8 @@ use nix::libc;
 
 /// Messages of one call. More gains nothing: the call is some 5 % of what eight messages cost.
 pub(crate) const BATCH: usize = 64;
+/// Messages of a call when there is not much to do, which is most of the time.
+pub(crate) const FEW: usize = 8;
 /// Room for what the kernel says beside a message: one `tpacket_auxdata` (20 bytes) or one number.
 const CONTROL: usize = 64;
 /// Parts of a message that is sent: a header of the card, the addresses, a VLAN tag, the rest.
@@ -58,14 +60,37 @@ impl ReceiveBatch {
 
     /// Takes what waits, without waiting; how many.
     pub(crate) fn receive(&mut self, socket: &impl AsRawFd) -> io::Result<usize> {
+        self.receive_some(socket, self.got.len(), libc::MSG_DONTWAIT)
+    }
+
+    /// Takes at most `most` of those that wait; waits for the first as long as the socket does (`SO_RCVTIMEO`).
+    /// Each message that is asked for costs a little, also when it does not come.
+    pub(crate) fn wait(&mut self, socket: &impl AsRawFd, most: usize) -> io::Result<usize> {
+        self.receive_some(socket, most, libc::MSG_WAITFORONE)
+    }
+
+    fn receive_some(&mut self, socket: &impl AsRawFd, most: usize, flags: libc::c_int) -> io::Result<usize> {
+        match most.min(self.got.len()) {
+            most @ 0..=FEW => self.receive_of::<FEW>(socket, most, flags),
+            most => self.receive_of::<BATCH>(socket, most, flags),
+        }
+    }
+
+    /// `ROOM` messages at most: what is made ready for a call is no longer than it must be.
+    fn receive_of<const ROOM: usize>(
+        &mut self,
+        socket: &impl AsRawFd,
+        most: usize,
+        flags: libc::c_int,
+    ) -> io::Result<usize> {
         self.count = 0;
-        let messages = self.got.len();
+        let most = most.min(ROOM);
         // SAFETY: all zero is a valid mmsghdr and iovec (null pointers with lengths of zero).
-        let (mut headers, mut parts): ([libc::mmsghdr; BATCH], [libc::iovec; BATCH]) = unsafe { zeroed() };
+        let (mut headers, mut parts): ([libc::mmsghdr; ROOM], [libc::iovec; ROOM]) = unsafe { zeroed() };
         let buffers = self.bytes.chunks_exact_mut(self.room);
         let kept = self.names.iter_mut().zip(self.controls.iter_mut());
         for (((header, part), buffer), (name, control)) in
-            headers.iter_mut().zip(parts.iter_mut()).zip(buffers).zip(kept)
+            headers.iter_mut().zip(parts.iter_mut()).zip(buffers).zip(kept).take(most)
         {
             part.iov_base = buffer.as_mut_ptr().cast();
             part.iov_len = buffer.len();
@@ -76,11 +101,10 @@ impl ReceiveBatch {
             header.msg_hdr.msg_control = control.0.as_mut_ptr().cast();
             header.msg_hdr.msg_controllen = CONTROL;
         }
-        let flags = libc::MSG_DONTWAIT;
-        // SAFETY: the first `messages` headers point to live buffers of the lengths given, which nothing
+        // SAFETY: the first `most` headers point to live buffers of the lengths given, which nothing
         // else touches during the call.
         let count = unsafe {
-            libc::recvmmsg(socket.as_raw_fd(), headers.as_mut_ptr(), messages as u32, flags, null_mut())
+            libc::recvmmsg(socket.as_raw_fd(), headers.as_mut_ptr(), most as u32, flags, null_mut())
         };
         self.count = usize::try_from(count).map_err(|_| io::Error::last_os_error())?;
         for (got, header) in self.got.iter_mut().zip(&headers).take(self.count) {
@@ -164,23 +188,33 @@ pub(crate) struct Outgoing<'a> {
 /// Sends at most [`BATCH`] messages without waiting; how many went. The error is that of the first message:
 /// one that failed later is met again as the first of the next call.
 pub(crate) fn send_many(socket: &impl AsRawFd, messages: &[Outgoing<'_>]) -> io::Result<usize> {
-    let messages = &messages[..messages.len().min(BATCH)];
+    match messages.len() {
+        0..=FEW => send_of::<FEW>(socket, messages),
+        _ => send_of::<BATCH>(socket, messages),
+    }
+}
+
+/// `ROOM` messages at most, as in [`ReceiveBatch::receive_of`].
+fn send_of<const ROOM: usize>(socket: &impl AsRawFd, messages: &[Outgoing<'_>]) -> io::Result<usize> {
+    let messages = &messages[..messages.len().min(ROOM)];
     // SAFETY: all zero is valid for all four (null pointers with lengths of zero, numbers).
     let (mut headers, mut parts, mut names, mut controls): (
-        [libc::mmsghdr; BATCH],
-        [[libc::iovec; PARTS]; BATCH],
-        [libc::sockaddr_in; BATCH],
-        [Control; BATCH],
+        [libc::mmsghdr; ROOM],
+        [[libc::iovec; PARTS]; ROOM],
+        [libc::sockaddr_in; ROOM],
+        [Control; ROOM],
     ) = unsafe { zeroed() };
     let room = headers.iter_mut().zip(&mut parts).zip(names.iter_mut().zip(&mut controls));
     for (message, ((header, parts), (name, control))) in messages.iter().zip(room) {
-        for (part, bytes) in parts.iter_mut().zip(message.parts) {
+        let mut filled = 0;
+        for (part, bytes) in parts.iter_mut().zip(message.parts.iter().filter(|bytes| !bytes.is_empty())) {
             // The kernel only reads; the field is not const in its header.
             part.iov_base = bytes.as_ptr().cast_mut().cast();
             part.iov_len = bytes.len();
+            filled += 1;
         }
         header.msg_hdr.msg_iov = parts.as_mut_ptr();
-        header.msg_hdr.msg_iovlen = PARTS;
+        header.msg_hdr.msg_iovlen = filled;
         if let Some(to) = message.to {
             name.sin_family = libc::AF_INET as u16;
             name.sin_port = to.port().to_be();

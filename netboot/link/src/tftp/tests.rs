@@ -3,6 +3,8 @@ use std::sync::Mutex;
 use netboot::Time;
 use netboot::tftp::{Client, ClientError, Options, Wanted};
 
+use tokio::net::UdpSocket;
+
 use super::*;
 
 const PATIENCE: Duration = Duration::from_secs(20);
