@@ -14,7 +14,8 @@ use http::{Method, StatusCode, header};
 use serde_json::{Value, json};
 
 use super::system::{
-    Progress, Root, System, detail, json, kinds_of_action_info, members, progress, wants_etag, wants_future,
+    Progress, Root, System, detail, json, kinds_of_action_info, members, progress, wants_basic, wants_etag,
+    wants_future,
 };
 use super::wire::{Answer, Auth, Login, Request, Target, Wire};
 use crate::PxeMode;
@@ -441,7 +442,8 @@ impl<W: Wire> Dialogue<'_, W> {
         let sessions = self.root().await?.sessions.clone();
         let body = json!({ "UserName": self.login.user, "Password": self.login.password });
         let answer = self.exchange(Request::new(Method::POST, sessions).with(body)).await?;
-        if answer.status() == StatusCode::UNAUTHORIZED {
+        // Without sessions, some want user and password even to say so. A wrong password is not tried twice otherwise.
+        if answer.status() == StatusCode::UNAUTHORIZED && !wants_basic(&answer) {
             return Err(self.unauthorized(&answer));
         }
         let token = answer.headers().get("x-auth-token").and_then(|token| token.to_str().ok());

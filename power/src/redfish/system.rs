@@ -177,6 +177,14 @@ pub(super) fn wants_etag(answer: &Answer) -> bool {
     matches!(status.as_u16(), 412 | 428) || (status.is_client_error() && says(answer, AMI_PRECONDITION))
 }
 
+/// Whether it wants user and password with each request (RFC 9110, 11.6.1).
+pub(super) fn wants_basic(answer: &Answer) -> bool {
+    let wanted = answer.headers().get_all(http::header::WWW_AUTHENTICATE);
+    wanted
+        .iter()
+        .any(|scheme| scheme.as_bytes().get(..5).is_some_and(|name| name.eq_ignore_ascii_case(b"basic")))
+}
+
 fn says(answer: &Answer, word: &str) -> bool {
     answer.body().windows(word.len()).any(|part| part == word.as_bytes())
 }
