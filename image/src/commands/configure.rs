@@ -46,14 +46,15 @@ pub(crate) fn run(args: &ConfigureArgs) -> Result<()> {
     let mut disk = Disk::open(&args.stick, config.is_some())?;
     let table = disk.table().with_context(|| format!("{} is no stick", args.stick.display()))?;
     let partition = table.find(CONFIG_NAME)?.clone();
-    let window = Window::new(disk.file(), partition.offset(), partition.length());
+    let (start, length) = (partition.offset(), partition.length());
     let Some(config) = config else {
+        let window = Window::new(disk.file(), start, length);
         let text = fat::read(window, CONFIG_FILE)?.with_context(|| format!("it has no {CONFIG_FILE}"))?;
         print!("{}", String::from_utf8_lossy(&text));
         return Ok(());
     };
-    fat::write(window, CONFIG_FILE, &config)?;
-    disk.sync()?;
+    fat::replace(disk.file(), start, length, CONFIG_FILE, &config)
+        .with_context(|| format!("{} is not configured", args.stick.display()))?;
     println!("{}: configured; it counts from the next start", args.stick.display());
     Ok(())
 }

@@ -1,9 +1,11 @@
 //! What a flash writes, and in which order.
 
+use std::io::SeekFrom;
+
 use anyhow::{Context as _, Result, ensure};
 
 use crate::stick::SECTOR;
-use crate::stick::disk::{CHUNK, Disk};
+use crate::stick::disk::{CHUNK, Disk, Medium};
 use crate::stick::gpt::{TAIL, Table};
 use crate::stick::grub::BOOT_CODE;
 use crate::stick::image::DATA_NAME;
@@ -37,7 +39,7 @@ pub enum Phase {
 ///
 /// # Errors
 /// The image is none, or the stick is too small for it.
-pub fn plan(image: &mut Disk, stick: &mut Disk) -> Result<Plan> {
+pub fn plan<M: Medium>(image: &mut Disk, stick: &mut Disk<M>) -> Result<Plan> {
     let new = image.table().context("the image is damaged, or none of bootlace")?;
     let needs = body_end(&new)? + TAIL * SECTOR;
     let has = stick.sectors() * SECTOR;
@@ -58,7 +60,11 @@ pub fn plan(image: &mut Disk, stick: &mut Disk) -> Result<Plan> {
 ///
 /// # Errors
 /// The medium does not take it, or does not give back what was written. It has no partition table then.
-pub fn erase(image: &mut Disk, stick: &mut Disk, mut progress: impl FnMut(Phase, u64, u64)) -> Result<()> {
+pub fn erase<M: Medium>(
+    image: &mut Disk,
+    stick: &mut Disk<M>,
+    mut progress: impl FnMut(Phase, u64, u64),
+) -> Result<()> {
     let table = image.table()?;
     let end = body_end(&table)?;
     let all = end - HEAD;
@@ -129,15 +135,14 @@ fn for_each(image: &mut Disk, end: u64, mut take: impl FnMut(u64, &[u8]) -> Resu
 
 /// What is empty in the image is not written where it is empty on the stick already: reading is faster, and does
 /// not wear the stick out.
-fn write_chunk(stick: &mut Disk, at: u64, bytes: &[u8]) -> Result<()> {
+fn write_chunk<M: Medium>(stick: &mut Disk<M>, at: u64, bytes: &[u8]) -> Result<()> {
     if bytes.iter().all(|byte| *byte == 0) && read(stick, at, bytes.len())? == bytes {
         return Ok(());
     }
     stick.write_at(at, bytes)
 }
 
-fn read(disk: &mut Disk, at: u64, length: usize) -> Result<Vec<u8>> {
-    use std::io::{Read as _, Seek as _, SeekFrom};
+fn read<M: Medium>(disk: &mut Disk<M>, at: u64, length: usize) -> Result<Vec<u8>> {
     let mut bytes = vec![0; length];
     disk.file().seek(SeekFrom::Start(at))?;
     disk.file().read_exact(&mut bytes).with_context(|| format!("cannot read at byte {at}"))?;

@@ -5,6 +5,10 @@ use std::io::{Cursor, Read, Seek, SeekFrom, Write};
 use anyhow::{Context as _, Result, ensure};
 use fatfs::{FatType, FileSystem, FormatVolumeOptions, FsOptions};
 
+mod replace;
+
+pub use replace::replace;
+
 /// Clusters that a FAT16 file system has at most, near enough; at least it has 4,085.
 const CLUSTERS: u64 = 1 << 15;
 /// The largest file that is read: a configuration is a few kilobytes.

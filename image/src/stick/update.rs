@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::disk::{CHUNK, Disk};
+use super::disk::{CHUNK, Disk, Medium};
 use super::env::{Choice, Slot};
 use super::gpt::{Partition, Table};
 use super::slot::Reader;
@@ -63,7 +63,7 @@ pub fn read_slot(path: &Path) -> Result<Vec<u8>> {
 
 /// Writes a slot and has it tried at the next start. The power may go at any time: until the last write the stick
 /// boots what it booted before, and after it GRUB falls back by itself. `progress` gets the bytes written.
-pub fn install(disk: &mut Disk, slot: &[u8], mut progress: impl FnMut(u64)) -> Result<Updated> {
+pub fn install<M: Medium>(disk: &mut Disk<M>, slot: &[u8], mut progress: impl FnMut(u64)) -> Result<Updated> {
     let version = Reader::open(&mut std::io::Cursor::new(slot), 0, slot.len() as u64)?.check()?;
     let table = disk.table()?;
     ensure!(
@@ -82,7 +82,7 @@ pub fn install(disk: &mut Disk, slot: &[u8], mut progress: impl FnMut(u64)) -> R
     );
     // A version that is half there must not be tried.
     let idle_off = Choice { good: choice.good, next: None };
-    idle_off.write(disk.file(), env, |file| file.sync_data())?;
+    idle_off.write(disk.file(), env, Medium::sync)?;
     let mut done = 0;
     for (index, chunk) in slot.chunks(CHUNK).enumerate() {
         disk.write_at(partition.offset() + (index * CHUNK) as u64, chunk)?;
@@ -90,7 +90,7 @@ pub fn install(disk: &mut Disk, slot: &[u8], mut progress: impl FnMut(u64)) -> R
         progress(done);
     }
     disk.verify(partition.offset(), slot)?;
-    idle_off.with_next(idle)?.write(disk.file(), env, |file| file.sync_data())?;
+    idle_off.with_next(idle)?.write(disk.file(), env, Medium::sync)?;
     Ok(Updated { slot: idle, version })
 }
 

@@ -1,6 +1,8 @@
 use std::path::PathBuf;
 
 use super::*;
+use crate::stick::disk::record::{Recorder, after_power_cuts};
+use crate::stick::env::COPIES;
 use crate::stick::image::tests::image;
 use crate::stick::slot::tests::sample;
 
@@ -35,18 +37,54 @@ fn the_idle_slot_is_written_and_tried() {
     assert_eq!(install(&mut disk, &sample("three"), |_| ()).unwrap().slot, Slot::B);
 }
 
+/// What GRUB starts: `next` counts in the first copy only.
+fn started(state: &[u8], env: u64) -> (Slot, Option<Slot>) {
+    let copy = |index: usize| {
+        let at = usize::try_from(env + COPIES[index] * crate::stick::SECTOR).unwrap();
+        Choice::parse(&state[at..])
+    };
+    match copy(0) {
+        Ok(choice) => (choice.good, choice.next.filter(|(_, left)| *left > 0).map(|(slot, _)| slot)),
+        Err(_) => (copy(1).unwrap().good, None),
+    }
+}
+
 #[test]
-fn an_update_that_ends_anywhere_leaves_what_boots() {
+fn a_power_cut_at_any_time_of_an_update_leaves_what_boots_and_tries_nothing_half() {
     let (_directory, path) = stick();
     install(&mut Disk::open(&path, true).unwrap(), &sample("two"), |_| ()).unwrap();
-    // The power goes while a third version is written: the second is half gone, and is not tried any more.
-    let ended = std::panic::catch_unwind(|| {
-        let mut disk = Disk::open(&path, true).unwrap();
-        install(&mut disk, &sample("three"), |_| std::panic::resume_unwind(Box::new("power"))).unwrap();
+    let before = std::fs::read(&path).unwrap();
+    let mut disk = Disk::new(Recorder::new(before.clone())).unwrap();
+    let table = disk.table().unwrap();
+    install(&mut disk, &sample("three"), |_| ()).unwrap();
+    let env = table.find(ENV).unwrap().offset();
+    let b = table.find(SLOT_B).unwrap();
+    let b = usize::try_from(b.offset()).unwrap()..usize::try_from(b.offset() + b.length()).unwrap();
+    let changing = usize::try_from(env).unwrap()..b.end;
+    let whole = [sample("two"), sample("three")];
+    let mut tried = [0, 0, 0];
+    after_power_cuts(&before, disk.file(), |state, cut| {
+        let (good, next) = started(state, env);
+        assert_eq!(good, Slot::A, "{cut}");
+        let a = table.find(SLOT_A).unwrap();
+        let a = usize::try_from(a.offset()).unwrap()..usize::try_from(a.offset() + a.length()).unwrap();
+        assert!(state[a.clone()] == before[a], "{cut}: the slot that boots is not written");
+        assert!(
+            state[..changing.start] == before[..changing.start]
+                && state[changing.end..] == before[changing.end..],
+            "{cut}: nothing else is"
+        );
+        let index = match next {
+            None => 2,
+            Some(Slot::A) => panic!("{cut}: the good slot is tried"),
+            Some(Slot::B) => whole
+                .iter()
+                .position(|slot| state[b.start..].starts_with(slot))
+                .unwrap_or_else(|| panic!("{cut}: what is half there is tried")),
+        };
+        tried[index] += 1;
     });
-    assert!(ended.is_err());
-    assert_eq!(choice(&path), Choice::NEW);
-    assert_eq!(version_in(&path, Slot::A).unwrap(), "one");
+    assert!(tried.iter().all(|count| *count > 0), "{tried:?}");
 }
 
 #[test]
