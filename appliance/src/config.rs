@@ -6,6 +6,7 @@ mod dhcp;
 mod file;
 mod flags;
 mod interfaces;
+mod tls;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -22,6 +23,7 @@ use netboot::ipxe::{DiskMethod, KernelArgs};
 use netboot_assets::factory::FactoryConfig;
 use power::PxeMode;
 use provider::machine_config::ExtraDocuments;
+pub(crate) use tls::{Certificates, Tls};
 
 /// Where a configuration is looked for when none is named.
 pub(crate) const DEFAULT_PATH: &str = "/etc/bootlace/appliance.toml";
@@ -42,6 +44,8 @@ pub(crate) struct Config {
     pub wipe_with_zeroes: bool,
     /// The HTTP and gRPC port that machines talk to.
     pub api: Api,
+    /// The same over TLS, for tunnels; `None` when it is off.
+    pub tls: Option<Tls>,
     /// Network boot protocols.
     pub netboot: Netboot,
     /// What machines boot.

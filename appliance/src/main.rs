@@ -5,6 +5,7 @@
 //! * [`policy`]: what a machine that asks gets: a script, its configuration, or a refusal with its reason.
 //! * [`recorder`]: the boot journal on disk.
 //! * [`status`]: what it is doing, in one answer.
+//! * [`tls`]: what machines are shown over TLS, and whom they are to trust.
 //! * [`sys`]: the allocator's settings.
 //! * [`operator`]: the operator API on a unix socket; [`cli`] is its client.
 
@@ -18,6 +19,7 @@ mod recorder;
 mod run;
 mod status;
 mod sys;
+mod tls;
 
 use std::process::ExitCode;
 

@@ -11,7 +11,7 @@ use netboot::boot::{
 };
 use netboot::firmware::Arch;
 use netboot::ipxe::{
-    BaseUrl, Command, DiskMethod, KernelArgs, Script, ScriptError, Word, agent_script, talos_script,
+    AgentTls, BaseUrl, Command, DiskMethod, KernelArgs, Script, ScriptError, Word, agent_script, talos_script,
 };
 use netboot::journal::{Event, Step};
 use netboot::{Mac, Time};
@@ -25,6 +25,7 @@ use provider::{BootMode, InfraMachine, MachineView};
 use uuid::Uuid;
 
 use crate::config::AgentKind;
+use crate::tls::Certificates;
 
 /// What the policy needs to know besides the machines.
 #[derive(Debug, Clone)]
@@ -39,6 +40,8 @@ pub(crate) struct Settings {
     pub agent: AgentKind,
     /// Documents that every machine gets after Omni's.
     pub extra_documents: ExtraDocuments,
+    /// How agents open their tunnels over TLS, and whom they are to trust; `None`: without TLS.
+    pub tls: Option<(AgentTls, Arc<Certificates>)>,
     /// Machines say that they are switched by the HTTP power API.
     pub agent_test_mode: bool,
     /// Arguments for the agent, after the built-in ones.
@@ -212,7 +215,12 @@ impl AgentScripts {
 }
 
 fn agent_args(settings: &Settings, arch: Arch) -> KernelArgs {
-    KernelArgs::agent(settings.base, arch, settings.agent_test_mode).and(&settings.agent_args)
+    let (base, test_mode) = (settings.base, settings.agent_test_mode);
+    let args = match settings.tls {
+        None => KernelArgs::agent(base, arch, test_mode),
+        Some((tls, _)) => KernelArgs::agent_with_tls(base, arch, test_mode, tls),
+    };
+    args.and(&settings.agent_args)
 }
 
 fn words(args: &str) -> impl Iterator<Item = &str> {
@@ -281,10 +289,11 @@ impl BootPolicy for Policy {
         if let Some((main, own)) = self.hub_address {
             join = readdressed(&join, main, own);
         }
-        if self.settings.extra_documents.is_empty() {
+        let ca = self.settings.tls.as_ref().and_then(|(_, certificates)| certificates.ca());
+        if ca.is_none() && self.settings.extra_documents.is_empty() {
             return Ok(join);
         }
-        compose(&join, None, &self.settings.extra_documents).map_err(|error| {
+        compose(&join, ca.as_deref(), &self.settings.extra_documents).map_err(|error| {
             Refusal::Unavailable(format!("the configuration cannot be put together: {error}"))
         })
     }

@@ -40,6 +40,7 @@ use crate::operator;
 use crate::recorder::{Recorder, unix_millis};
 use crate::status;
 use crate::sys;
+use crate::tls::Certificates;
 
 /// The appliance is one small box; two threads serve it, or one where only one can run: two on one core would only
 /// wake each other.
@@ -54,6 +55,8 @@ struct Site {
     advertise: Ipv4Addr,
     recorder: Arc<Recorder>,
     status: status::Source,
+    /// When tunnels are opened over TLS.
+    certificates: Option<Arc<Certificates>>,
     shutdown: CancellationToken,
     tasks: JoinSet<Ended>,
 }
@@ -94,10 +97,15 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let advertise = sockets::main_address(&config, &networks)?;
     let _lock = lock_state_dir(&config.state_dir)?;
     let recorder = Recorder::open(&config.state_dir).context("cannot open the boot journal")?;
+    let addresses = networks.iter().map(|network| network.address.into()).collect();
+    let certificates = match &config.tls {
+        Some(tls) => Some(Certificates::open(tls, &config.state_dir, addresses).context("TLS")?),
+        None => None,
+    };
     let sockets = Sockets::bind(&config, networks).await?;
     let status = status::Source::new(&config, advertise, unix_millis());
     let (shutdown, tasks) = (CancellationToken::new(), JoinSet::new());
-    let mut site = Site { config, advertise, recorder, status, shutdown, tasks };
+    let mut site = Site { config, advertise, recorder, status, certificates, shutdown, tasks };
 
     // Machines that were switched on are not kept waiting for the hub.
     let networks = netboot::answer(&mut site, sockets.boot)?;

@@ -14,7 +14,7 @@ use crate::firmware::Arch;
 
 mod kernel_args;
 
-pub use kernel_args::{COMMAND_LINE_MAX, KernelArgs};
+pub use kernel_args::{AgentTls, COMMAND_LINE_MAX, KernelArgs};
 
 /// What cannot be part of a script.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -125,8 +125,10 @@ impl Authority {
     }
 
     /// The same with other times: its certificates are those of the old one too, since name and key are the same.
-    pub fn renewed(self, validity: Validity, random: &Randomness) -> Self {
-        Self::new(self.pair, self.certificate.key, self.subject, validity, halves(random).1)
+    pub fn renewed(&self, validity: Validity, random: &Randomness) -> Self {
+        let key = self.certificate.key.clone();
+        let pair = Ed25519KeyPair::from_pkcs8_maybe_unchecked(&key).expect("it was read or made");
+        Self::new(pair, key, self.subject.clone(), validity, halves(random).1)
     }
 
     fn new(

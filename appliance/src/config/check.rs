@@ -89,12 +89,19 @@ impl Checker<'_> {
                 "machines have to be told a port above 0; `wireguard = false` needs none".to_owned(),
             ));
         }
+        let tls = self.tls(&file.tls, &file.agent, flags)?;
         let ports = [port, hub.machine_api_port, hub.api_listen.port()];
         if let Some(taken) = hub.kernel_log_port.filter(|log| ports.contains(log)) {
             return Err(self.wrong(
                 "hub.kernel_log_port",
                 format!("port {taken} is taken by another part of this file; 0 takes no kernel logs"),
             ));
+        }
+        let tls_port = tls.as_ref().map(|tls| tls.port);
+        if let Some(taken) = tls_port.filter(|tls| ports.contains(tls) || hub.kernel_log_port == Some(*tls)) {
+            return Err(
+                self.wrong("tls.api_port", format!("port {taken} is taken by another part of this file"))
+            );
         }
         let distinct = ports.iter().collect::<std::collections::BTreeSet<_>>().len() == ports.len();
         if !distinct || ports.contains(&0) {
@@ -127,6 +134,7 @@ impl Checker<'_> {
                     .clone()
                     .or(file.api.power_mgmt_state_dir),
             },
+            tls,
             netboot: Netboot {
                 interface: flags.dhcp_proxy_iface_or_ip.clone().or(file.netboot.dhcp_proxy_iface_or_ip),
                 dhcp_proxy: !(flags.disable_dhcp_proxy || file.netboot.disable_dhcp_proxy),
@@ -372,7 +380,7 @@ impl Checker<'_> {
             .map_err(|hint| ConfigError::Invalid { place, message: format!("`{text}` will not do: {hint}") })
     }
 
-    fn duration(
+    pub(super) fn duration(
         &self,
         flag: &Option<String>,
         flag_name: &str,
@@ -388,7 +396,7 @@ impl Checker<'_> {
         })
     }
 
-    fn wrong(&self, key: &str, message: String) -> ConfigError {
+    pub(super) fn wrong(&self, key: &str, message: String) -> ConfigError {
         ConfigError::Invalid { place: format!("{}: {key}", self.name), message }
     }
 }

@@ -27,6 +27,8 @@ pub(super) struct File {
     pub wipe_with_zeroes: bool,
     /// The HTTP and gRPC port that machines talk to.
     pub api: Api,
+    /// Tunnels over TLS.
+    pub tls: super::tls::TlsTable,
     /// Network boot protocols.
     pub netboot: Netboot,
     /// What machines boot.

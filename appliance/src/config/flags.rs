@@ -71,6 +71,30 @@ pub(crate) struct Overrides {
     /// TCP port for HTTP and gRPC [default: 50042]
     #[arg(long, value_name = "PORT")]
     pub api_port: Option<u16>,
+    /// Agents open their tunnels over TLS, on a port of its own
+    #[arg(long)]
+    pub tls_enabled: bool,
+    /// TCP port for TLS [default: 50043]
+    #[arg(long, value_name = "PORT")]
+    pub tls_api_port: Option<u16>,
+    /// Agents take any certificate
+    #[arg(long)]
+    pub tls_agent_skip_verify: bool,
+    /// How long the own certificate authority is valid [default: 262800h]
+    #[arg(long, value_name = "DURATION")]
+    pub tls_ca_ttl: Option<String>,
+    /// How long a certificate of the own authority is valid [default: 24h]
+    #[arg(long, value_name = "DURATION")]
+    pub tls_cert_ttl: Option<String>,
+    /// Certificates (PEM) for machines to trust, with --tls-cert-file and --tls-key-file
+    #[arg(long, value_name = "FILE")]
+    pub tls_ca_cert_file: Option<PathBuf>,
+    /// Certificate (PEM) to show instead of one of the own authority; for the advertised address
+    #[arg(long, value_name = "FILE")]
+    pub tls_cert_file: Option<PathBuf>,
+    /// Its key (PEM)
+    #[arg(long, value_name = "FILE")]
+    pub tls_key_file: Option<PathBuf>,
     /// Directory of *.config files that name a power API per machine
     #[arg(long, value_name = "DIR")]
     pub api_power_mgmt_state_dir: Option<PathBuf>,

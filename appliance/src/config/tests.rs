@@ -124,3 +124,36 @@ fn an_agent_that_knows_no_keep_list_is_refused_with_one() {
     let text = error("[agent]\nkind = \"talos\"\n[wipe]\nkeep = [\"serial:X\"]\n");
     assert!(text.starts_with("appliance.toml:2: agent.kind:"), "{text}");
 }
+
+#[test]
+fn tls_is_off_until_enabled_and_then_the_peers_defaults_hold() {
+    assert_eq!(parse("[tls]\napi_port = 8090\n").unwrap().tls, None);
+    let flags = Overrides { tls_enabled: true, ..Overrides::default() };
+    let tls = Config::parse("", "x", &flags).unwrap().tls.unwrap();
+    assert_eq!((tls.port, tls.agent_skip_verify), (50043, false));
+    let (ca_ttl, cert_ttl) = (Duration::from_secs(262_800 * 3600), Duration::from_secs(24 * 3600));
+    assert_eq!(tls.certificates, Certificates::Own { ca_ttl, cert_ttl });
+}
+
+#[test]
+fn tls_that_cannot_work_is_refused_with_the_key_that_is_wrong() {
+    for (text, words) in [
+        ("api_port = 0", "tls.api_port: machines"),
+        ("api_port = 8090", "tls.api_port: port 8090 is taken"),
+        ("api_port = 8092", "tls.api_port: port 8092 is taken"),
+        ("cert_ttl = \"1m\"", "tls.cert_ttl: a certificate is valid for 5m"),
+        ("cert_ttl = \"1h\"\nca_ttl = \"1h\"", "tls.ca_ttl: an authority outlives"),
+        ("cert_ttl = \"often\"", "tls.cert_ttl: `often` will not do"),
+        ("cert_file = \"c\"", "tls.key_file: is missing"),
+        ("ca_cert_file = \"c\"", "tls.cert_file: is missing"),
+        ("cert_file = \"c\"\nkey_file = \"k\"", "tls.ca_cert_file: our agent trusts nobody"),
+        ("port = 1", "unknown field `port`"),
+    ] {
+        let text = error(&format!("[tls]\nenabled = true\n{text}\n"));
+        assert!(text.contains(words), "{text}");
+    }
+    let files = "cert_file = \"c\"\nkey_file = \"k\"\n";
+    for more in ["ca_cert_file = \"a\"", "agent_skip_verify = true", "[agent]\nkind = \"talos\""] {
+        assert!(parse(&format!("[tls]\nenabled = true\n{files}{more}\n")).unwrap().tls.is_some(), "{more}");
+    }
+}

@@ -66,6 +66,7 @@ fn policy_with(view: Arc<View>, local: bool, factory: FakeFactory, agent: AgentK
         schematic: SCHEMATIC.into(),
         agent,
         extra_documents: ExtraDocuments::default(),
+        tls: None,
         agent_test_mode: false,
         agent_args: KernelArgs::new(),
         talos_args: KernelArgs::new(),
@@ -119,6 +120,36 @@ fn a_pending_machine_boots_the_agent_and_may_fetch_its_configuration() {
     assert_eq!(answer.mode, "agent-pxe");
     assert!(text(&answer).contains("/assets/kernel-amd64"), "{}", text(&answer));
     assert!(policy.join_config(Some(request().uuid), PEER).unwrap().contains("SideroLinkConfig"));
+}
+
+#[test]
+fn with_tls_the_agent_is_told_where_and_whom_to_trust() {
+    let (view, directory) = (view(), tempfile::tempdir().unwrap());
+    apply(&view, Part::Infra, UUID, &InfraMachineSpec::default());
+    let plain = policy(view);
+    let year = std::time::Duration::from_secs(365 * 24 * 3600);
+    let tls = crate::config::Tls {
+        port: 50043,
+        agent_skip_verify: false,
+        certificates: crate::config::Certificates::Own { ca_ttl: year, cert_ttl: year / 365 },
+    };
+    let address = Ipv4Addr::new(10, 88, 0, 1);
+    let certificates = Certificates::open(&tls, directory.path(), vec![address.into()]).unwrap();
+    let ca = certificates.ca().unwrap();
+    let mut settings = plain.settings.clone();
+    settings.tls = Some((AgentTls { port: 50043, skip_verify: false }, certificates));
+    let policy = plain.for_network(settings, address, address);
+    let script = text(&policy.boot(&request()));
+    assert!(script.contains(" metal.provider.address=https://10.88.0.1:50043"), "{script}");
+    let config = policy.join_config(Some(request().uuid), PEER).unwrap();
+    assert!(config.contains("SideroLinkConfig") && config.contains("name: infra-provider-ca"), "{config}");
+    let indented = ca.trim_end().replace('\n', "\n    ");
+    assert!(
+        config.contains(&format!(
+            "kind: TrustedRootsConfig\nname: infra-provider-ca\ncertificates: |\n    {indented}\n"
+        )),
+        "{config}"
+    );
 }
 
 #[test]

@@ -1,9 +1,8 @@
 //! The embedded hub: started in this process, linked to like any Omni.
 
-use std::fs::{self, OpenOptions};
-use std::io::{ErrorKind, Write};
+use std::fs;
+use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -21,6 +20,7 @@ use omni_auth::ServiceAccountKey;
 use super::Site;
 use super::sockets::HubSockets;
 use crate::events;
+use crate::tls::write_secret;
 
 const STORE_NAME: &str = "hub.redb";
 /// The appliance's own key for its own hub.
@@ -169,13 +169,4 @@ async fn own_key(state_dir: &Path, id: &str, hub: &Hub) -> anyhow::Result<Servic
     write_secret(&path, key.encode().as_bytes())
         .with_context(|| format!("cannot write {}", path.display()))?;
     Ok(key)
-}
-
-/// Whole or not at all, and for the owner only.
-fn write_secret(path: &Path, secret: &[u8]) -> std::io::Result<()> {
-    let new = path.with_extension("new");
-    let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&new)?;
-    file.write_all(secret)?;
-    file.sync_all()?;
-    fs::rename(&new, path)
 }

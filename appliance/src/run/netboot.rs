@@ -3,13 +3,12 @@
 //! DHCP and TFTP need nothing of the hub or of Omni: they answer at once ([`answer`]). HTTP, which tells machines what
 //! they boot, follows when the view is there ([`start`]); who asks before waits in its socket's queue.
 
-use std::net::Ipv4Addr;
 use std::sync::{Arc, OnceLock};
 
 use agent_wire::tunnel::TunnelService;
 use anyhow::Context;
 use axum::Router;
-use netboot::ipxe::{BaseUrl, init_script};
+use netboot::ipxe::{AgentTls, BaseUrl, init_script};
 use netboot::journal::{Event, Sink, Step};
 use netboot_assets::factory::{Factory, FactoryImages};
 use netboot_assets::{AssetDir, BootFiles};
@@ -22,7 +21,6 @@ use tokio::net::TcpListener;
 use super::Site;
 use super::networks::Network;
 use super::sockets::{BootSockets, NetworkSockets};
-use crate::config::Config;
 use crate::policy::{Images, Policy, Settings};
 use crate::recorder::unix_millis;
 
@@ -31,6 +29,8 @@ struct Common {
     policy: Policy,
     assets: AssetDir,
     tunnels: Router,
+    /// The same over TLS, with limits for all networks together.
+    encrypted: Option<http::Service>,
 }
 
 /// A network whose machines are answered but not yet told what they boot.
@@ -38,6 +38,7 @@ pub(super) struct Answering {
     network: Network,
     /// Over IPv4, and over IPv6 where that is served.
     http: Vec<TcpListener>,
+    tls: Option<TcpListener>,
     files: Arc<BootFiles>,
     init: String,
     sink: Sink,
@@ -55,7 +56,7 @@ pub(super) fn answer(site: &mut Site, sockets: BootSockets) -> anyhow::Result<Ve
 }
 
 fn answer_network(site: &mut Site, sockets: NetworkSockets) -> anyhow::Result<Answering> {
-    let NetworkSockets { network, http, tftp: tftp_socket, dhcp: dhcp_socket, ipv6 } = sockets;
+    let NetworkSockets { network, http, tls, tftp: tftp_socket, dhcp: dhcp_socket, ipv6 } = sockets;
     let init = init_script(BaseUrl::new(network.address, site.config.api.listen.port())).text();
     let extra = vec![("autoexec.ipxe".to_owned(), init.clone().into_bytes())];
     let ipxe_dir = &site.config.netboot.ipxe_dir;
@@ -86,7 +87,7 @@ fn answer_network(site: &mut Site, sockets: NetworkSockets) -> anyhow::Result<An
     let server = tftp::run(tftp_socket, Arc::clone(&files), Arc::clone(&sink), shutdown);
     site.spawn("tftp", async move { Ok(server.await?) });
     let http = [http].into_iter().chain(http6).collect();
-    Ok(Answering { network, http, files, init, sink, policy })
+    Ok(Answering { network, http, tls, files, init, sink, policy })
 }
 
 /// Tells the machines of all networks what they boot.
@@ -105,11 +106,13 @@ pub(super) fn start(
     let (factory, worker) = FactoryImages::new(factory);
     let images = Images { assets: assets.clone(), factory: Arc::new(factory) };
     let base = BaseUrl::new(site.advertise, config.api.listen.port());
-    let policy = Policy::new(settings(config, base), images, view);
+    let policy = Policy::new(settings(site, base), images, view);
     // What DHCP saw since the start is in the journal too.
     policy.recall(site.recorder.since(0).iter().map(|entry| &entry.event), unix_millis());
     let tunnels = tonic::service::Routes::new(TunnelService::new(tunnels).into_server()).into_axum_router();
-    let common = Common { policy, assets, tunnels };
+    let encrypted = site.certificates.clone();
+    let encrypted = encrypted.map(|certificates| http::Service::encrypted(tunnels.clone(), certificates));
+    let common = Common { policy, assets, tunnels, encrypted };
 
     let factory = worker.run(site.shutdown.clone());
     site.spawn("image factory", async move {
@@ -122,8 +125,13 @@ pub(super) fn start(
     Ok(())
 }
 
-fn settings(config: &Config, base: BaseUrl) -> Settings {
+fn settings(site: &Site, base: BaseUrl) -> Settings {
+    let config = &site.config;
+    let tls = config.tls.as_ref().zip(site.certificates.clone()).map(|(tls, certificates)| {
+        (AgentTls { port: tls.port, skip_verify: tls.agent_skip_verify }, certificates)
+    });
     Settings {
+        tls,
         base,
         disk_method: config.boot.disk_method,
         schematic: config.boot.schematic.clone(),
@@ -137,10 +145,9 @@ fn settings(config: &Config, base: BaseUrl) -> Settings {
 
 /// Serves one network: its own scripts, which point to our address there.
 fn serve(site: &mut Site, answering: Answering, common: &Common) {
-    let Answering { network, http: listeners, files, init, sink, policy: told } = answering;
-    let config = &site.config;
-    let base = BaseUrl::new(network.address, config.api.listen.port());
-    let policy = Arc::new(policy(config, &network, base, site.advertise, &common.policy));
+    let Answering { network, http: listeners, tls, files, init, sink, policy: told } = answering;
+    let base = BaseUrl::new(network.address, site.config.api.listen.port());
+    let policy = Arc::new(policy(site, &network, base, &common.policy));
     // Set here and nowhere else.
     let _ = told.set(Arc::clone(&policy));
     let service = http::Service::new(http::HttpConfig {
@@ -151,8 +158,9 @@ fn serve(site: &mut Site, answering: Answering, common: &Common) {
         sink,
     })
     .merge(common.tunnels.clone());
-    for listener in listeners {
-        let server = http::serve(listener, service.clone(), site.shutdown.clone());
+    let plain = listeners.into_iter().map(|listener| (listener, service.clone()));
+    for (listener, service) in plain.chain(tls.zip(common.encrypted.clone())) {
+        let server = http::serve(listener, service, site.shutdown.clone());
         site.spawn("http", async move {
             server.await;
             Ok(())
@@ -161,8 +169,8 @@ fn serve(site: &mut Site, answering: Answering, common: &Common) {
 }
 
 /// The policy with what the network's profile says otherwise.
-fn policy(config: &Config, network: &Network, base: BaseUrl, main: Ipv4Addr, common: &Policy) -> Policy {
-    let settings = settings(config, base);
+fn policy(site: &Site, network: &Network, base: BaseUrl, common: &Policy) -> Policy {
+    let settings = settings(site, base);
     let profile = &network.profile;
     let settings = Settings {
         disk_method: profile.disk_method.unwrap_or(settings.disk_method),
@@ -170,7 +178,7 @@ fn policy(config: &Config, network: &Network, base: BaseUrl, main: Ipv4Addr, com
         agent_args: settings.agent_args.and(&profile.agent_args),
         ..settings
     };
-    common.for_network(settings, main, network.address)
+    common.for_network(settings, site.advertise, network.address)
 }
 
 /// Says which stack serves a network, and why.

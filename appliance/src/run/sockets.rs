@@ -45,6 +45,8 @@ pub(super) struct BootSockets {
 pub(super) struct NetworkSockets {
     pub(super) network: Network,
     pub(super) http: TcpListener,
+    /// When tunnels are opened over TLS.
+    pub(super) tls: Option<TcpListener>,
     pub(super) tftp: tftp::TftpSocket,
     /// When DHCP is answered there.
     pub(super) dhcp: Option<dhcp::DhcpSocket>,
@@ -147,8 +149,9 @@ impl NetworkSockets {
         let dhcp = super::dhcp::bind(config, &network, raw.as_ref().map(|place| place.stack.mac()))?;
         if let Some(place) = raw {
             let http = raw_tcp(&place, port)?;
+            let tls = config.tls.as_ref().map(|tls| raw_tcp(&place, tls.port)).transpose()?;
             let tftp = place.stack.tftp(place.index, tftp_port)?;
-            return Ok(Self { network, http, tftp, dhcp, ipv6: None });
+            return Ok(Self { network, http, tls, tftp, dhcp, ipv6: None });
         }
         let own = IpAddr::V4(network.address);
         let listen = if tables { SocketAddr::new(own, port) } else { config.api.listen };
@@ -159,7 +162,11 @@ impl NetworkSockets {
         let tftp = tftp::bind(tftp_address)
             .with_context(|| format!("cannot listen on udp {tftp_address} for TFTP ({hint})"))?;
         let ipv6 = super::dhcp::bind_ipv6(&network, port).await?;
-        Ok(Self { network, http: tcp(listen, "HTTP").await?, tftp, dhcp, ipv6 })
+        let tls = match &config.tls {
+            Some(tls) => Some(tcp(SocketAddr::new(listen.ip(), tls.port), "TLS").await?),
+            None => None,
+        };
+        Ok(Self { network, http: tcp(listen, "HTTP").await?, tls, tftp, dhcp, ipv6 })
     }
 }
 

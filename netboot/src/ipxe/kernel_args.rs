@@ -8,6 +8,15 @@ use crate::firmware::Arch;
 /// What Linux reads on x86 and ARM, without the final zero byte.
 pub const COMMAND_LINE_MAX: usize = 2047;
 
+/// How an agent opens its tunnel over TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AgentTls {
+    /// TCP port.
+    pub port: u16,
+    /// It takes any certificate.
+    pub skip_verify: bool,
+}
+
 /// The arguments on a kernel's command line, each a plain word.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KernelArgs(Vec<Word>);
@@ -22,8 +31,23 @@ impl KernelArgs {
     /// What the discovery agent needs: where its configuration is, the consoles, and where it opens its tunnel.
     #[must_use]
     pub fn agent(base: BaseUrl, arch: Arch, test_mode: bool) -> Self {
+        Self::agent_of(base, arch, &base.authority(), test_mode)
+    }
+
+    /// The same for an agent that opens its tunnel over TLS.
+    #[must_use]
+    pub fn agent_with_tls(base: BaseUrl, arch: Arch, test_mode: bool, tls: AgentTls) -> Self {
+        let provider = format!("https://{}:{}", base.address, tls.port);
+        let mut args = Self::agent_of(base, arch, &provider, test_mode);
+        if tls.skip_verify {
+            args.0.push(Word("metal.provider.tls.skip.verify=1".to_owned()));
+        }
+        args
+    }
+
+    fn agent_of(base: BaseUrl, arch: Arch, provider: &str, test_mode: bool) -> Self {
         let mut args = Self::join(base, arch);
-        args.0.push(Word(format!("metal.provider.address={}", base.authority())));
+        args.0.push(Word(format!("metal.provider.address={provider}")));
         if test_mode {
             args.0.push(Word("metal.provider.test.mode=1".to_owned()));
         }

@@ -30,6 +30,10 @@ fn agent_scripts_read_as_their_golden_files() {
         let args = KernelArgs::agent(BASE, arch, test_mode);
         golden(name, &agent_script(BASE, arch, &args).unwrap().text());
     }
+    for (name, skip_verify) in [("agent-tls.ipxe", false), ("agent-tls-skip-verify.ipxe", true)] {
+        let args = KernelArgs::agent_with_tls(BASE, Arch::Amd64, true, AgentTls { port: 50043, skip_verify });
+        golden(name, &agent_script(BASE, Arch::Amd64, &args).unwrap().text());
+    }
 }
 
 #[test]
