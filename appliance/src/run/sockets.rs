@@ -69,7 +69,7 @@ impl Sockets {
         for (interface, members) in raw_interfaces(&networks) {
             let wanted: Vec<_> =
                 members.iter().filter_map(|at| Some((networks[*at].vlan, networks[*at].raw?))).collect();
-            let stack = raw::bind(interface, &wanted)
+            let stack = raw::bind(interface, &wanted, raw::Wire::Best)
                 .with_context(|| format!("cannot serve {interface} by the raw stack"))?;
             raw.extend(members.into_iter().enumerate().map(|(index, at)| (at, (stacks.len(), index))));
             stacks.push(stack);

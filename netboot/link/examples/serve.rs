@@ -1,6 +1,6 @@
 //! The boot path alone on one network, to measure it or to try it:
-//! `serve <interface> <address>/<prefix> raw|kernel <directory>` serves the directory's files under `/assets/` by HTTP
-//! on port 50042, and the file `snp.efi` of it by TFTP.
+//! `serve <interface> <address>/<prefix> raw|taps|kernel <directory>` serves the directory's files under `/assets/` by
+//! HTTP on port 50042, and those of a loader's size by TFTP. `taps` is the raw stack without a macvlan.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use netboot::boot::{BootAnswer, BootBody, BootPolicy, BootRequest, Refusal};
 use netboot::ipxe::{DiskMethod, disk_script};
 use netboot_assets::{AssetDir, BootFiles};
 use netboot_link::http::{self, HttpConfig, Service};
-use netboot_link::raw::{self, Network};
+use netboot_link::raw::{self, Network, Wire};
 use netboot_link::tftp;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -32,19 +32,38 @@ impl BootPolicy for Disk {
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
+/// No loader is larger.
+const LOADER_MAX: u64 = 32 << 20;
+
+fn loaders(directory: &str) -> std::io::Result<Vec<(String, Vec<u8>)>> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(directory)? {
+        let entry = entry?;
+        let data = entry.metadata()?;
+        if data.is_file() && data.len() <= LOADER_MAX {
+            files.push((entry.file_name().to_string_lossy().into_owned(), std::fs::read(entry.path())?));
+        }
+    }
+    Ok(files)
+}
+
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [interface, network, stack, directory] = &arguments[..] else {
-        return Err("serve <interface> <address>/<prefix> raw|kernel <directory>".into());
+        return Err("serve <interface> <address>/<prefix> raw|taps|kernel <directory>".into());
     };
     let (address, prefix) = network.split_once('/').ok_or("write <address>/<prefix>")?;
     let network = Network::new(address.parse()?, prefix.parse()?).ok_or("no network")?;
-    let files = std::fs::read(format!("{directory}/snp.efi")).map(|file| ("snp.efi".to_owned(), file));
-    let files = Arc::new(BootFiles::from_memory(files.into_iter().collect()));
+    let files = Arc::new(BootFiles::from_memory(loaders(directory)?));
     let shutdown = CancellationToken::new();
-    let (listener, socket) = if stack == "raw" {
-        let stack = raw::bind(interface, &[(None, network)])?;
+    let wire = match stack.as_str() {
+        "raw" => Some(Wire::Best),
+        "taps" => Some(Wire::PacketSocket),
+        _ => None,
+    };
+    let (listener, socket) = if let Some(wire) = wire {
+        let stack = raw::bind(interface, &[(None, network)], wire)?;
         let sockets = (TcpListener::from_std(stack.listen(0, 50_042)?)?, stack.tftp(0, 69)?);
         tokio::spawn(raw::run(stack, shutdown.clone()));
         sockets

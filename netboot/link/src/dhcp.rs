@@ -157,7 +157,7 @@ pub fn bind(interface: &str, mac: Option<Mac>, networks: Vec<Network>) -> Result
     };
     let socket = FrameSocket::open(interface, &Settings { extra_mac: mac, ..Settings::new(filter) })?;
     let mut silencers = Vec::new();
-    // A station of its own has no kernel behind it that could refuse anything.
+    // A station of its own has no kernel behind it that could refuse anything, or one that is silenced already.
     if mac.is_none() {
         match silence(interface, 4011) {
             Ok(silencer) => silencers.push(silencer),
@@ -190,7 +190,7 @@ pub fn bind(interface: &str, mac: Option<Mac>, networks: Vec<Network>) -> Result
 }
 
 /// A socket of this interface alone, so that other interfaces can have theirs.
-fn silence(interface: &str, port: u16) -> io::Result<UdpSocket> {
+pub(crate) fn silence(interface: &str, port: u16) -> io::Result<UdpSocket> {
     let kind = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let socket = UdpSocket::from(socket(AddressFamily::Inet, SockType::Datagram, kind, None)?);
     setsockopt(&socket.as_fd(), sockopt::BindToDevice, &interface.into())?;

@@ -1,25 +1,31 @@
 //! The raw stack: whole networks served on an interface that the host's kernel has no address on, beside other
 //! servers of the same host, and on tagged VLANs of a trunk without VLAN interfaces.
 //!
-//! Frames come and go by a packet socket ([`crate::frames`]). Behind it, each network has a network namespace of its
-//! own with one TAP in it, which has the network's address and a MAC of its own: TCP, UDP, ARP and ICMP echo are the
-//! kernel's, with its recovery from loss, and none of it shows on the host
-//! (`docs/decisions/009-raw-stack-is-a-namespace.md`).
+//! Each network has a network namespace of its own with one interface in it, which has the network's address and a
+//! MAC of its own: TCP, UDP, ARP and ICMP echo are the kernel's, with its recovery from loss, and none of it shows on
+//! the host (`docs/decisions/009-raw-stack-is-a-namespace.md`). How it reaches the wire ([`Wire`]):
 //!
 //! ```text
+//!   wire ── interface ──┬── macvlan ── namespace ── HTTP, TFTP, machine API …
+//!                       └ (a packet socket: DHCP)
+//!
 //!   wire ── interface ── packet socket ──┬── TAP (VLAN 10) ── namespace ── HTTP, TFTP, machine API …
 //!                             │          └── TAP (VLAN 20) ── namespace ── HTTP, TFTP, machine API …
-//!                             └ (another socket: DHCP, for all VLANs)
+//!                             └ (another packet socket: DHCP, for all VLANs)
 //! ```
 //!
-//! Long segments are not cut on the way: the header of the card in front of each frame goes from the TAP to the
-//! packet socket as it is, so a body costs a copy more each way and no system call for each 1,500 bytes.
+//! A macvlan costs what the kernel's own path costs; it is for a network without a tag, where the kernel has that
+//! kind of interface. By TAPs, long segments are not cut on the way: the header of the card in front of each frame
+//! goes from the TAP to the packet socket as it is, so a body costs a copy more each way and no system call for each
+//! 1,500 bytes.
 //!
 //! What may not pass is dropped here and counted ([`Counters`]): bad lengths and checksums, sources that are not of
-//! the network, DHCP (which has its own socket), and everything but IPv4 and ARP.
+//! the network, DHCP (which has its own socket), and everything but IPv4 and ARP. On a macvlan the kernel sees to
+//! that: it knows no way to a source that is not of the network.
 
 mod check;
 mod counters;
+mod macvlan;
 mod namespace;
 mod shuttle;
 
@@ -29,6 +35,8 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener};
 use std::sync::Arc;
 
 use netboot::Mac;
+use netboot::tftp::Limits;
+use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{Backlog, listen};
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
@@ -37,7 +45,7 @@ use crate::frames::{FrameError, FrameSocket, Settings, VlanId};
 use crate::sys::interface::Interface;
 use crate::tftp::{TftpError, TftpSocket};
 pub use counters::Counters;
-use namespace::Namespace;
+use namespace::{Namespace, Wanted};
 
 /// Connections that wait to be accepted: a thousand machines at once.
 const BACKLOG: i32 = 1024;
@@ -140,11 +148,23 @@ pub enum RawError {
     Socket(#[source] io::Error),
 }
 
+/// How the frames of a raw stack reach the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wire {
+    /// By a macvlan where there is one network without a tag and the kernel makes one; by a packet socket otherwise.
+    Best,
+    /// By a packet socket, which every kernel has.
+    PacketSocket,
+}
+
 /// The raw stack of one interface; [`run`] moves its frames.
 #[derive(Debug)]
 pub struct Stack {
-    socket: FrameSocket,
+    interface: String,
+    /// Absent when the kernel moves the frames.
+    socket: Option<FrameSocket>,
     mac: Mac,
+    mtu: u16,
     links: Vec<Link>,
     counters: Arc<Counters>,
 }
@@ -162,7 +182,7 @@ struct Link {
 ///
 /// # Errors
 /// When the interface is none, or what is needed is not allowed; see [`RawError`].
-pub fn bind(interface: &str, networks: &[(Option<VlanId>, Network)]) -> Result<Stack, RawError> {
+pub fn bind(interface: &str, networks: &[(Option<VlanId>, Network)], wire: Wire) -> Result<Stack, RawError> {
     let failed = |source| RawError::Interface { interface: interface.to_owned(), source };
     let settings = |interface: &str| -> io::Result<u16> {
         let card = Interface::named(interface)?;
@@ -177,16 +197,31 @@ pub fn bind(interface: &str, networks: &[(Option<VlanId>, Network)]) -> Result<S
     let mac = own_mac(probe.mac());
     drop(probe);
     let mtu = settings(interface).map_err(failed)?;
+    let stack = |socket, links| {
+        let interface = interface.to_owned();
+        Stack { interface, socket, mac, mtu, links, counters: Arc::default() }
+    };
+    if let ([(None, network)], Wire::Best) = (networks, wire) {
+        let wanted = Wanted { mac, network: *network, mtu };
+        let below = if_nametoindex(interface).map_err(|error| failed(error.into()))?;
+        match Namespace::with_macvlan(wanted, below) {
+            Ok(namespace) => {
+                tracing::info!(interface, %network, %mac, "raw stack on a macvlan");
+                return Ok(stack(None, vec![Link { vlan: None, network: *network, namespace }]));
+            }
+            Err(error) => tracing::info!(interface, %error, "no macvlan: a packet socket moves the frames"),
+        }
+    }
     let filter = check::filter(mac);
     let socket =
         FrameSocket::open(interface, &Settings { filter: &filter, extra_mac: Some(mac), card_header: true })?;
     let links = networks.iter().map(|(vlan, network)| {
-        let namespace = Namespace::new(mac, *network, mtu)
+        let namespace = Namespace::with_tap(Wanted { mac, network: *network, mtu })
             .map_err(|source| RawError::Namespace { network: *network, source })?;
         Ok(Link { vlan: *vlan, network: *network, namespace })
     });
     let links = links.collect::<Result<Vec<_>, RawError>>()?;
-    Ok(Stack { socket, mac, links, counters: Arc::default() })
+    Ok(stack(Some(socket), links))
 }
 
 /// A MAC beside the interface's own: locally administered, the same at each start. With the own one, the host's
@@ -200,6 +235,12 @@ impl Stack {
     #[must_use]
     pub fn mac(&self) -> Mac {
         self.mac
+    }
+
+    /// Whether the kernel moves the frames, and nothing is counted here.
+    #[must_use]
+    pub fn is_macvlan(&self) -> bool {
+        self.socket.is_none()
     }
 
     /// What was moved and dropped so far.
@@ -235,6 +276,8 @@ impl Stack {
                 TftpError::NotIpv4(_) => io::ErrorKind::Unsupported.into(),
             })
         });
+        // Nothing is beyond a router here, so nothing is narrower than the interface.
+        let bound = bound.map(|socket| socket.with_limits(Limits::for_mtu(self.mtu)));
         bound.map_err(|source| RawError::Bind { address: address.into(), source })
     }
 
@@ -263,7 +306,7 @@ impl Stack {
 ///
 /// # Errors
 /// When the runtime does not take a socket, or the interface is gone for good.
-#[tracing::instrument(name = "raw", skip_all, fields(interface = stack.socket.interface()))]
+#[tracing::instrument(name = "raw", skip_all, fields(interface = stack.interface))]
 pub async fn run(stack: Stack, shutdown: CancellationToken) -> Result<(), RawError> {
     let counters = stack.counters.clone();
     let result = shuttle::run(stack, shutdown).await.map_err(RawError::Socket);

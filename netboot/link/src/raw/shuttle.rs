@@ -39,12 +39,17 @@ struct Port {
 }
 
 pub(super) async fn run(stack: Stack, shutdown: CancellationToken) -> io::Result<()> {
-    let Stack { socket, links, counters, .. } = stack;
+    let Stack { socket, mut links, counters, .. } = stack;
+    let Some(socket) = socket else {
+        // The kernel moves the frames; what `links` hold is held until the end.
+        shutdown.cancelled().await;
+        return Ok(());
+    };
     let frames = Arc::new(socket.register()?);
     let mut ports = Vec::new();
-    for link in links {
-        let tap = watch(link.namespace.into_tap())?;
-        ports.push(Arc::new(Port { vlan: link.vlan, network: link.network, tap }));
+    for link in &mut links {
+        let Some(tap) = link.namespace.take_tap() else { continue };
+        ports.push(Arc::new(Port { vlan: link.vlan, network: link.network, tap: watch(tap)? }));
     }
     let mut tasks = JoinSet::new();
     for port in &ports {
