@@ -2,7 +2,7 @@
 //! (UAPI Group Specifications, UKI; Microsoft's PE Format).
 
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
@@ -162,27 +162,30 @@ pub fn build(arch: Arch, parts: &Parts<'_>) -> Result<Vec<u8>> {
     Ok(out)
 }
 
-/// Signs an EFI program with the operator's key, by `sbsign` of Debian's package sbsigntool. The signature has
-/// its time in it, so that two signed builds are not the same bytes.
-pub fn sign(program: &[u8], key: &Path, certificate: &Path) -> Result<Vec<u8>> {
+/// Signs an EFI program with the operator's RSA key, by Debian's osslsigncode: unlike sbsign it lets the time in the
+/// signature be chosen, and an RSA signature (PKCS #1 1.5) of the same bytes is the same. `time` is in seconds since
+/// 1970; firmware compares it with nothing but lists of revoked times, which hold certificates that are not ours.
+pub fn sign(program: &[u8], key: &Path, certificate: &Path, time: u64) -> Result<Vec<u8>> {
     let work = tempfile::tempdir().context("no temporary directory")?;
     let (from, to) = (work.path().join("program.efi"), work.path().join("signed.efi"));
     std::fs::write(&from, program).context("cannot write a temporary file")?;
-    let output = Command::new("sbsign")
-        .arg("--key")
-        .arg(key)
-        .arg("--cert")
+    let output = Command::new("osslsigncode")
+        .args(["sign", "-h", "sha256", "-st", &time.to_string(), "-certs"])
         .arg(certificate)
-        .arg("--output")
-        .arg(&to)
+        .arg("-key")
+        .arg(key)
+        .arg("-in")
         .arg(&from)
+        .arg("-out")
+        .arg(&to)
+        .stdin(Stdio::null())
         .output()
-        .context("cannot run sbsign: apt-get install sbsigntool")?;
+        .context("cannot run osslsigncode: apt-get install osslsigncode")?;
     if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        bail!("sbsign cannot sign with {}: {}", key.display(), said.trim());
+        let said = [output.stdout, output.stderr].concat();
+        bail!("cannot sign with {}: {}", key.display(), String::from_utf8_lossy(&said).trim());
     }
-    std::fs::read(&to).context("sbsign wrote nothing")
+    std::fs::read(&to).context("osslsigncode wrote nothing")
 }
 
 fn u32_of(value: usize) -> Result<u32> {
@@ -201,6 +204,8 @@ fn number(bytes: &[u8], at: usize, length: usize) -> Result<usize> {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::path::PathBuf;
+
     use super::*;
 
     /// The smallest stub: one section, room in the header, symbols at the end.
@@ -260,5 +265,38 @@ pub(crate) mod tests {
         let Ok(stub) = std::fs::read(STUB) else { return eprintln!("skipped: no systemd-boot-efi") };
         let image = build(Arch::Amd64, &parts(&stub)).unwrap();
         assert_eq!(sections(&image).unwrap().last().unwrap().name, ".initrd");
+    }
+
+    /// A key and its certificate, by openssl; none where that is not installed.
+    fn signer(directory: &Path) -> Option<(PathBuf, PathBuf)> {
+        let (key, certificate) = (directory.join("db.key"), directory.join("db.crt"));
+        let made = Command::new("openssl")
+            .args(["req", "-new", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=test", "-keyout"])
+            .args([&key, Path::new("-out"), &certificate])
+            .output();
+        let usable = made.is_ok_and(|made| made.status.success())
+            && Command::new("osslsigncode").arg("--version").output().is_ok();
+        if !usable {
+            eprintln!("skipped: no openssl or no osslsigncode");
+        }
+        usable.then_some((key, certificate))
+    }
+
+    #[test]
+    fn a_signature_is_the_same_every_time_and_says_the_time_that_was_given() {
+        let directory = tempfile::tempdir().unwrap();
+        let (Some((key, certificate)), Ok(stub)) = (signer(directory.path()), std::fs::read(STUB)) else {
+            return eprintln!("skipped");
+        };
+        let image = build(Arch::Amd64, &parts(&stub)).unwrap();
+        let signed = |time| sign(&image, &key, &certificate, time).unwrap();
+        let (one, other) = (signed(1_700_000_000), signed(1_700_000_000));
+        assert!(one == other, "two signatures with one key at one time");
+        assert!(one != signed(1_700_000_001), "the time is in it");
+        // Sections are where they were, for GRUB on a BIOS.
+        assert_eq!(sections(&one).unwrap(), sections(&image).unwrap());
+        let error = sign(b"#!/bin/sh", &key, &certificate, 0).unwrap_err().to_string();
+        assert!(error.contains("cannot sign with"), "{error}");
+        assert!(sign(&image, &certificate, &certificate, 0).is_err(), "a certificate is no key");
     }
 }

@@ -100,10 +100,11 @@ pub(crate) fn run(args: &UsbArgs) -> Result<()> {
         (Some(_), None) => bail!("--config is for --base standalone; Talos takes --machine-config"),
         (None, _) => super::configure::EXAMPLE.as_bytes().to_vec(),
     };
+    let time = super::epoch()?;
     let signer = args.key.as_deref().zip(args.certificate.as_deref());
     let sign = |program: Vec<u8>| match signer {
         Some((key, certificate)) => {
-            let image = uki::sign(&program, key, certificate)?;
+            let image = uki::sign(&program, key, certificate, time)?;
             let signature = Some(signature::sign(key, &image)?);
             Ok(slot::Signed { image, signature })
         }
@@ -121,7 +122,7 @@ pub(crate) fn run(args: &UsbArgs) -> Result<()> {
     let trusted = signer.map(|(key, _)| signature::public_key(key)).transpose()?;
     let mut grub = grub::build(&args.grub, image::BIOS_START, trusted.as_deref())?;
     if let Some((key, certificate)) = signer {
-        grub.efi = uki::sign(&grub.efi, key, certificate)?;
+        grub.efi = uki::sign(&grub.efi, key, certificate, time)?;
     }
     let contents = image::Contents { grub: &grub, slot: &slot, slot_size, config: &config };
     let bytes = image::write(&contents, &args.output)?;
