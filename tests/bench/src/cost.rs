@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeVal;
 use serde::{Deserialize, Serialize};
 
 /// Ticks a second of `/proc/PID/stat`; 100 on every Linux of the last decades.
@@ -147,6 +149,18 @@ pub fn tree_memory(root: u32) -> (u64, u64) {
 fn status_kb(status: &str, name: &str) -> u64 {
     let line = status.lines().find_map(|line| line.strip_prefix(name));
     line.and_then(|rest| rest.split_ascii_whitespace().next()?.parse().ok()).unwrap_or_default()
+}
+
+/// CPU seconds of this process so far.
+///
+/// # Errors
+/// None that happen.
+pub fn own_cpu() -> Result<f64> {
+    let usage = getrusage(UsageWho::RUSAGE_SELF)?;
+    let seconds = |time: TimeVal| {
+        Duration::from_micros(u64::try_from(time.tv_sec() * 1_000_000 + time.tv_usec()).unwrap_or_default())
+    };
+    Ok((seconds(usage.user_time()) + seconds(usage.system_time())).as_secs_f64())
 }
 
 #[cfg(test)]

@@ -10,11 +10,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::socket::{setsockopt, sockopt};
-use nix::sys::time::TimeVal;
 
-use crate::cost::Cost;
+use crate::cost::{Cost, own_cpu};
 use crate::report::{Report, Unit};
 
 /// A head is read to its end or to so many bytes.
@@ -149,12 +147,4 @@ fn windows(to: SocketAddrV4, window: usize, time: Duration) -> Result<Report> {
     (report.work, report.seconds) = (sent, started.elapsed().as_secs_f64());
     report.server = Some(Cost { cpu_s: own_cpu()? - cpu_before, ..Cost::default() });
     Ok(report)
-}
-
-fn own_cpu() -> Result<f64> {
-    let usage = getrusage(UsageWho::RUSAGE_SELF)?;
-    let seconds = |time: TimeVal| {
-        Duration::from_micros(u64::try_from(time.tv_sec() * 1_000_000 + time.tv_usec()).unwrap_or_default())
-    };
-    Ok((seconds(usage.user_time()) + seconds(usage.system_time())).as_secs_f64())
 }

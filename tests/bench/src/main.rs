@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use bootlace_bench::cost::Server;
+use bootlace_bench::cost::{Server, own_cpu};
 use bootlace_bench::report::Report;
 use bootlace_bench::{dhcp, http, idle, limit, storm, suite, svg, tftp};
 use clap::{Parser, Subcommand, ValueEnum};
@@ -75,7 +75,7 @@ fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> Result<()> {
     let server = &cli.server;
-    let report = match &cli.load {
+    let mut report = match &cli.load {
         Load::Dhcp(load) => load.run(server)?,
         Load::Tftp(load) => load.run(server)?,
         Load::Http(load) => load.run(server)?,
@@ -85,6 +85,10 @@ fn run(cli: &Cli) -> Result<()> {
         Load::Limit(limit) => limit.run()?,
         Load::Suite(suite) => return suite.run(),
     };
+    // The limit that sends windows is the server itself.
+    if !matches!(cli.load, Load::Limit(_)) {
+        report.client_cpu_s = own_cpu()?;
+    }
     show(&report, &cli.out)
 }
 

@@ -45,6 +45,9 @@ pub struct Report {
     pub phases: Vec<Phase>,
     /// What the server paid.
     pub server: Option<Cost>,
+    /// CPU seconds of the load itself.
+    #[serde(default)]
+    pub client_cpu_s: f64,
 }
 
 impl Report {
@@ -62,6 +65,7 @@ impl Report {
             repeats: 0,
             phases: Vec::new(),
             server: None,
+            client_cpu_s: 0.0,
         }
     }
 
@@ -80,6 +84,12 @@ impl Report {
     #[must_use]
     pub fn rate(&self) -> f64 {
         count(self.work) / self.seconds
+    }
+
+    /// How much of one processor the load took: at 1 it is the load that is measured.
+    #[must_use]
+    pub fn client_busy(&self) -> f64 {
+        self.client_cpu_s / self.seconds
     }
 
     /// The server's CPU by unit of work, in the unit's usual measure: seconds per 100,000 offers, seconds per GB,
@@ -119,6 +129,13 @@ impl Report {
                 cost.cpu_s,
                 count(cost.rss_kb) / 1e3,
                 count(cost.peak_kb) / 1e3
+            ));
+        }
+        if self.client_cpu_s > 0.0 {
+            out.push_str(&format!(
+                "client: {:.3} CPU s, {:.0} % of a processor\n",
+                self.client_cpu_s,
+                self.client_busy() * 100.0
             ));
         }
         for (reason, times) in &self.failed {

@@ -140,7 +140,7 @@ impl Suite {
 }
 
 fn brief(report: &Report) -> String {
-    report.text().lines().take(2 + report.failed.len()).collect::<Vec<_>>().join("; ")
+    report.text().lines().take(3 + report.failed.len()).collect::<Vec<_>>().join("; ")
 }
 
 fn plot(results: &[Measured], path: &PathBuf) -> Result<()> {

@@ -45,6 +45,9 @@ impl Kind {
     }
 }
 
+/// More machines than ask in any measurement: none asks twice.
+const DIFFERENT: u32 = 10_000_000;
+
 /// The storm's name, for its plot.
 pub(super) const STORM: &str = "Storm: 1,000 machines, 1 MB loader and 20 MB image each";
 
@@ -143,7 +146,7 @@ impl Measure {
             Load::Dhcp { port, rate } => {
                 let rate = rate.map_or(String::new(), |rate| format!("--rate {rate}"));
                 words(&format!(
-                    "dhcp --server {SERVER} --address {CLIENT} --interface {INTERFACE} --port {port} --run {run} {rate}"
+                    "dhcp --server {SERVER} --address {CLIENT} --interface {INTERFACE} --port {port} --machines {DIFFERENT} --run {run} {rate}"
                 ))
             }
             Load::Tftp { file, window, clients, repeat } => words(&format!(

@@ -74,6 +74,7 @@ fn table(rows: &[&Measured]) -> Table {
         "done",
         "failed",
         "most MB",
+        "client's CPU",
     ];
     let mut table = Table::new(&head);
     for found in rows {
@@ -89,6 +90,7 @@ fn table(rows: &[&Measured]) -> Table {
             times.map_or("–".into(), |times| number(times.median))
         };
         let sum = |read: fn(&Report) -> u64| found.reports.iter().map(read).sum::<u64>().to_string();
+        let busy = spread(found, |report| Some(report.client_busy()).filter(|busy| *busy > 0.0));
         let memory = spread(found, |report| report.server.map(|cost| count(cost.peak_kb) / 1e3));
         table.row([
             found.server.title().to_owned(),
@@ -102,6 +104,7 @@ fn table(rows: &[&Measured]) -> Table {
             sum(|report| report.done),
             sum(Report::failures),
             memory.map_or("–".into(), |memory| number(memory.max)),
+            busy.map_or("–".into(), |busy| format!("{:.0} %", busy.median * 100.0)),
         ]);
     }
     table

@@ -230,6 +230,15 @@ fn group(word: &str) -> Option<PathBuf> {
     Some(path)
 }
 
+/// The same command in a control group: it is put there before it is the server, whose own children come soon.
+fn within(command: &Command, group: Option<&Path>) -> Command {
+    let mut shell = Command::new("sh");
+    let script = r#"[ -z "$0" ] || echo $$ > "$0/cgroup.procs"; exec "$@""#;
+    shell.arg("-c").arg(script).arg(group.unwrap_or(Path::new("")));
+    shell.arg(command.get_program()).args(command.get_args());
+    shell
+}
+
 /// The command line of a server, from the namespace on.
 pub(super) fn command(
     name: Name,
@@ -309,8 +318,6 @@ pub(super) fn command(
                 .arg(files.assets().join(BODY));
         }
     }
-    let log = File::create(own.join("output"))?;
-    command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     Ok(command)
 }
 
@@ -335,11 +342,12 @@ pub(super) fn start(
         command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "sleep", "infinity"]);
     }
-    let child = command.spawn().context("cannot start it")?;
     let group = group(&format!("{}{}", name.word(), kind.word()));
-    if let Some(group) = &group {
-        fs::write(group.join("cgroup.procs"), child.id().to_string())?;
-    }
+    let log = files.own(&format!("{}-{}", name.word(), kind.word()))?.join("output");
+    let output = File::create(&log)?;
+    let mut command = within(&command, group.as_deref());
+    command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
+    let child = command.spawn().context("cannot start it")?;
     let mut running = Running { name, bed, child, group, idle_command };
     let ready = match (kind, name) {
         (Kind::Idle, _) | (_, Name::Echo | Name::Windows) => return Ok(running),
@@ -353,7 +361,6 @@ pub(super) fn start(
         )),
         (_, _) => words(&format!("http --server {SERVER}:80 --path /assets/{BODY} --limit 5")),
     };
-    let log = files.own(&format!("{}-{}", name.word(), kind.word()))?.join("output");
     running.wait(&ready).with_context(|| {
         let text = fs::read_to_string(&log).unwrap_or_default();
         let last: Vec<&str> = text.lines().rev().take(5).collect();
