@@ -23,6 +23,7 @@ use std::net::Ipv4Addr;
 use std::num::NonZero;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use nix::fcntl::{Flock, FlockArg};
@@ -45,6 +46,8 @@ use crate::tls::Certificates;
 /// The appliance is one small box; two threads serve it, or one where only one can run: two on one core would only
 /// wake each other.
 const WORKERS_MAX: usize = 2;
+/// After this the hub and the link have done what they do once.
+const START_REST: Duration = Duration::from_secs(2);
 const LOCK_NAME: &str = "lock";
 
 type Ended = (&'static str, anyhow::Result<()>);
@@ -124,6 +127,10 @@ async fn run(config: Config) -> anyhow::Result<()> {
     site.status.watch(Arc::clone(&link.view));
     netboot::start(&mut site, networks, link.view, link.tunnels)?;
     tracing::info!(%advertise, "serving");
+    tokio::spawn(async {
+        tokio::time::sleep(START_REST).await;
+        sys::let_go_of_code();
+    });
     site.wait().await
 }
 

@@ -13,7 +13,7 @@ const MIB: usize = 1 << 20;
 /// The agent, stripped.
 const AGENT_LIMIT: usize = 6 * MIB;
 /// The appliance, stripped.
-const APPLIANCE_LIMIT: u64 = 16 << 20;
+const APPLIANCE_LIMIT: u64 = 16_000_000;
 /// Agent and virtio drivers, compressed.
 const VIRTIO_LIMIT: usize = 4 * MIB;
 /// The generic kernel with the metal drivers: what a server fetches for its discovery.
