@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io::IsTerminal;
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -49,11 +50,9 @@ pub(super) async fn console(socket: &Path, args: &ConsoleArgs) -> Result<(), Cli
     let plain = args.plain || !std::io::stdout().is_terminal();
     let mut screen = Screen::default();
     loop {
-        let text = match look(socket, &mut screen).await {
-            Ok(status) if plain => screen.plain(&status),
-            Ok(status) => screen.whole(&status),
-            Err(error) => screen.waiting(&error, plain),
-        };
+        let looked = look(socket, &mut screen).await;
+        let shown = Shown::new(Host::now(), looked.as_ref());
+        let text = if plain { screen.plain(&shown) } else { screen.whole(&shown) };
         write_out(&text)?;
         tokio::time::sleep(REFRESH).await;
     }
@@ -69,6 +68,65 @@ async fn look(socket: &Path, screen: &mut Screen) -> Result<Status, CliError> {
     };
     operator::each_line(response, take).await?;
     Ok(status)
+}
+
+/// The machine that this is.
+#[derive(Debug, Default)]
+struct Host {
+    name: String,
+    /// `eth0 192.0.2.10`
+    addresses: Vec<String>,
+}
+
+impl Host {
+    fn now() -> Self {
+        let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let mut addresses = Vec::new();
+        for interface in nix::ifaddrs::getifaddrs().into_iter().flatten() {
+            let Some(address) = interface.address else { continue };
+            let ip: IpAddr = match (address.as_sockaddr_in(), address.as_sockaddr_in6()) {
+                (Some(v4), _) => v4.ip().into(),
+                (None, Some(v6)) => v6.ip().into(),
+                (None, None) => continue,
+            };
+            let local = ip.is_loopback() || matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local());
+            if !local {
+                addresses.push(format!("{} {ip}", interface.interface_name));
+            }
+        }
+        Self { name: name.trim().to_owned(), addresses }
+    }
+}
+
+/// What there is to show at this moment.
+struct Shown {
+    title: String,
+    facts: Vec<(&'static str, String)>,
+}
+
+impl Shown {
+    fn new(host: Host, looked: Result<&Status, &CliError>) -> Self {
+        let title = match looked {
+            Ok(status) => format!("bootlace {} - {} - {}", status.version, host.name, status.id),
+            Err(_) => format!("bootlace {} - {}", env!("CARGO_PKG_VERSION"), host.name),
+        };
+        let none = "none yet: is a cable plugged in, and does a DHCP server answer?".to_owned();
+        let addresses = if host.addresses.is_empty() { none } else { host.addresses.join(", ") };
+        let mut shown = vec![("Addresses", addresses)];
+        match looked {
+            Ok(status) => shown.extend(facts(status)),
+            Err(error) => shown.push(("Appliance", format!("starting: {}", cause(error)))),
+        }
+        Self { title, facts: shown }
+    }
+}
+
+/// In few words: who reads it cannot do anything about sockets.
+fn cause(error: &CliError) -> String {
+    match error {
+        CliError::Unavailable { .. } => "it does not answer yet".to_owned(),
+        other => other.to_string(),
+    }
 }
 
 /// What is on the screen.
@@ -97,9 +155,9 @@ impl Screen {
     }
 
     /// The whole screen, if anything on it changed.
-    fn whole(&mut self, status: &Status) -> String {
-        let mut text = format!("bootlace {} - {}\n\n", status.version, status.id);
-        for (name, value) in facts(status) {
+    fn whole(&mut self, shown: &Shown) -> String {
+        let mut text = format!("{}\n", cut(&shown.title));
+        for (name, value) in &shown.facts {
             text.push_str(&cut(&format!("  {name:<10}  {value}")));
         }
         text.push('\n');
@@ -110,17 +168,11 @@ impl Screen {
         self.changed(text).map_or_else(String::new, |text| format!("{CLEAR}{text}"))
     }
 
-    /// The facts when they changed, and new journal lines.
-    fn plain(&mut self, status: &Status) -> String {
-        let facts: String = facts(status).iter().map(|(name, value)| format!("{name}: {value}\n")).collect();
+    /// Title and facts when they changed, and new journal lines.
+    fn plain(&mut self, shown: &Shown) -> String {
+        let facts: String = shown.facts.iter().map(|(name, value)| format!("{name}: {value}\n")).collect();
         let lines: String = self.fresh.drain(..).map(|line| line + "\n").collect();
-        self.changed(facts).unwrap_or_default() + &lines
-    }
-
-    fn waiting(&mut self, error: &CliError, plain: bool) -> String {
-        let text = format!("bootlace: waiting for the appliance ({error})\n");
-        let begin = if plain { "" } else { CLEAR };
-        self.changed(text).map_or_else(String::new, |text| format!("{begin}{text}"))
+        self.changed(format!("{}\n{facts}", shown.title)).unwrap_or_default() + &lines
     }
 
     fn changed(&mut self, text: String) -> Option<String> {
@@ -144,13 +196,16 @@ fn facts(status: &Status) -> Vec<(&'static str, String)> {
     let machines = &status.machines;
     let all = machines.pending + machines.accepted + machines.rejected;
     let started = i64::try_from(status.started_ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
-    let next = if machines.pending > 0 {
-        "bootlace machines list, then bootlace machines accept <id>"
-    } else {
-        "bootlace machines list, bootlace journal -f"
+    let next = match &status.omni.endpoint {
+        Some(endpoint) if machines.pending > 0 => format!("machines wait to be accepted in {endpoint}"),
+        Some(endpoint) => format!("machines are shown in {endpoint}"),
+        None if machines.pending > 0 => {
+            "bootlace machines list, then bootlace machines accept <id>".to_owned()
+        }
+        None => "bootlace machines list, bootlace journal -f".to_owned(),
     };
     vec![
-        ("This box", format!("{}, http://{}:{}/", status.address, status.address, status.port)),
+        ("Serves on", format!("http://{}:{}/", status.address, status.port)),
         ("Omni", link),
         (
             "Machines",
@@ -160,7 +215,7 @@ fn facts(status: &Status) -> Vec<(&'static str, String)> {
             ),
         ),
         ("Running", started.map_or_else(String::new, |time| format!("since {time:.0}"))),
-        ("Next", next.to_owned()),
+        ("Next", next),
     ]
 }
 
