@@ -122,7 +122,8 @@ fn started(cmdline: &str) -> Option<Slot> {
 /// The slot that has a partition's GUID, which [`EFI_PARTITION`] has in the text form of EFI's.
 fn loaded_from(table: &Table, told: &str) -> Option<Slot> {
     [Slot::A, Slot::B].into_iter().find(|slot| {
-        update::slot_partition(table, *slot).is_ok_and(|found| guid_text(&found.id).eq_ignore_ascii_case(told))
+        update::slot_partition(table, *slot)
+            .is_ok_and(|found| guid_text(&found.id).eq_ignore_ascii_case(told))
     })
 }
 
