@@ -30,19 +30,48 @@ pub struct ApplianceSpec {
     assets: PathBuf,
     extra: String,
     env: Vec<(String, String)>,
+    test_mode: bool,
 }
 
 impl ApplianceSpec {
     /// The `bootlace` binary and the folder of boot assets it serves.
     #[must_use]
     pub fn new(binary: impl Into<PathBuf>, assets: impl Into<PathBuf>) -> Self {
-        Self { binary: binary.into(), assets: assets.into(), extra: String::new(), env: Vec::new() }
+        Self {
+            binary: binary.into(),
+            assets: assets.into(),
+            extra: String::new(),
+            env: Vec::new(),
+            test_mode: true,
+        }
+    }
+
+    /// What `make images` builds; BOOTLACE and BOOTLACE_ASSETS name others.
+    pub fn built() -> Result<Self> {
+        Ok(Self::new(
+            built("BOOTLACE", &format!("target/{}/release/bootlace", env!("TARGET")))?,
+            built("BOOTLACE_ASSETS", "build/assets")?,
+        ))
+    }
+
+    /// Serves another folder of boot assets.
+    #[must_use]
+    pub fn assets(mut self, assets: impl Into<PathBuf>) -> Self {
+        self.assets = assets.into();
+        self
     }
 
     /// Appends TOML to the config. Its last open table is `[agent]`; no table of it may be opened again.
     #[must_use]
     pub fn config(mut self, toml: &str) -> Self {
         self.extra.push_str(toml);
+        self
+    }
+
+    /// Machines are switched by their BMCs instead of the HTTP API.
+    #[must_use]
+    pub fn bmcs(mut self) -> Self {
+        self.test_mode = false;
         self
     }
 
@@ -54,8 +83,16 @@ impl ApplianceSpec {
     }
 }
 
+/// A file or folder that was built into `path` of the source tree, or that the variable names.
+pub fn built(variable: &str, path: &str) -> Result<PathBuf> {
+    let usual = || Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path);
+    let path = std::env::var_os(variable).map_or_else(usual, PathBuf::from);
+    path.canonicalize().with_context(|| format!("no {}; run `make images image`", path.display()))
+}
+
 /// The config of an appliance in a bed.
-fn config_text(state: &Path, assets: &Path, power: &Path, extra: &str) -> String {
+fn config_text(spec: &ApplianceSpec, state: &Path, power: &Path) -> String {
+    let ApplianceSpec { assets, extra, test_mode, .. } = spec;
     let (state, assets, power) = (state.display(), assets.display(), power.display());
     // The stand-in system fetches what it installs from where Image Factory's files are served.
     let installer =
@@ -78,7 +115,7 @@ fn config_text(state: &Path, assets: &Path, power: &Path, extra: &str) -> String
          extra_kernel_args = [\"standin.installer={installer}\"]\n\
          \n\
          [agent]\n\
-         test_mode = true\n\
+         test_mode = {test_mode}\n\
          {extra}"
     )
 }
@@ -106,7 +143,7 @@ impl Appliance {
         let state_dir = dir.join("appliance");
         let config = dir.join("appliance.toml");
         fs::create_dir_all(power)?;
-        fs::write(&config, config_text(&state_dir, &spec.assets, power, &spec.extra))?;
+        fs::write(&config, config_text(&spec, &state_dir, power))?;
         let mut appliance = Self {
             spec,
             config,

@@ -35,20 +35,23 @@ mod net;
 mod remains;
 mod router;
 pub mod seed;
+mod site;
 mod switch;
 mod sys;
 mod wait;
 
 use std::time::Duration;
 
-pub use appliance::{Appliance, ApplianceSpec, TALOS_VERSION};
+pub use appliance::{Appliance, ApplianceSpec, TALOS_VERSION, built};
 pub use bed::Bed;
 pub use journal::{Entry, Journal};
 pub use kernel::Kernel;
 pub use machine::{
-    BootOrder, Call, Console, Disk, DiskSpec, Fault, Firmware, Line, Machine, MachineSpec, Nic, Snapshot,
+    BMC_PASSWORD, BMC_USER, BootOrder, Bus, Call, Console, Disk, DiskSpec, Fault, Firmware, Line, Machine,
+    MachineSpec, Nic, Snapshot,
 };
 pub use net::{APPLIANCE_ADDRESS, Net, POWER_ADDRESS, ROUTER_ADDRESS, Role};
+pub use site::{Listed, Site};
 pub use switch::{Trunk, TrunkVlan};
 pub use wait::{TimedOut, wait_until};
 

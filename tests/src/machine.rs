@@ -9,6 +9,7 @@
 //! One thread per machine carries out the orders one after the other, whoever gives them: the appliance over HTTP
 //! or the test directly.
 
+mod bmc;
 mod console;
 mod power;
 mod qemu;
@@ -16,7 +17,7 @@ mod qmp;
 mod spec;
 
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::thread;
@@ -25,10 +26,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow};
 use uuid::Uuid;
 
+pub use bmc::{BMC_PASSWORD, BMC_USER};
 pub use console::{Console, Line};
 pub(crate) use power::Server as PowerServer;
 pub use power::{Call, Fault};
-pub use spec::{BootOrder, Disk, DiskSpec, Firmware, MachineSpec, Nic, Snapshot};
+pub use spec::{BootOrder, Bus, Disk, DiskSpec, Firmware, MachineSpec, Nic, Snapshot};
 
 use crate::doctor::OVMF_VARS;
 use crate::net::Net;
@@ -107,8 +109,9 @@ impl Machine {
         let uuid = spec.uuid.unwrap_or(own);
         let mac = format!("52:54:00:88:00:{number:02x}");
         let (orders, received) = mpsc::channel();
+        let bmc = if spec.bmc { Some(bmc::Bmc::plan(number)?) } else { None };
         let inner = Inner {
-            hardware: Hardware { spec, uuid, mac, tap, disks, vars },
+            hardware: Hardware { spec, uuid, mac, tap, disks, vars, bmc },
             console: Console::new(file("console.log")),
             power: Watched::default(),
             orders: Mutex::new(orders),
@@ -118,6 +121,9 @@ impl Machine {
         machine.start_thread(received, Arc::clone(net), Arc::clone(remains))?;
         let server = power::Server::start(net, machine.clone())?;
         machine.inner.switch.get_or_init(|| server.address());
+        if let Some(bmc) = &machine.inner.hardware.bmc {
+            bmc.start(&file("bmc"), server.address(), net, remains)?;
+        }
         if let Some(dir) = power_dir {
             power::write_config(dir, &name, uuid, server.address())?;
         }
@@ -164,6 +170,12 @@ impl Machine {
     #[must_use]
     pub fn power_address(&self) -> SocketAddr {
         *self.inner.switch.get().expect("set when the machine was built")
+    }
+
+    /// Where its BMC is in the network, if it has one.
+    #[must_use]
+    pub fn bmc_address(&self) -> Option<Ipv4Addr> {
+        self.inner.hardware.bmc.as_ref().map(|bmc| bmc.address)
     }
 
     /// Whether it is powered on.

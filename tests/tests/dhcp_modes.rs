@@ -1,6 +1,6 @@
 //! The DHCP modes beside a real DHCP server and without one: `merge` for firmware that ignores `ProxyDHCP`, `server`.
 //!
-//! They need root and what `make images` builds. Each test has a bed of its own. `BOOTLACE_BINARY` names another
+//! They need root and what `make images` builds. Each test has a bed of its own. `BOOTLACE` names another
 //! binary than the release one.
 
 use std::collections::BTreeMap;
@@ -8,7 +8,6 @@ use std::fs;
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::os::fd::AsFd;
-use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
@@ -33,12 +32,7 @@ const SERVER: &str = "dhcp = \"server\"\n[netboot.interface.server]\nranges = [\
                       mac = \"52:54:00:99:00:07\"\naddress = \"10.88.0.77\"\n";
 
 fn spec(tables: &str) -> Result<ApplianceSpec> {
-    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
-    let release = root.join(format!("target/{}/release/bootlace", env!("TARGET")));
-    let binary = std::env::var_os("BOOTLACE_BINARY").map_or(release, PathBuf::from);
-    let binary = binary.canonicalize().context("no release binary; run `make images`")?;
-    let assets = root.join("build/assets").canonicalize().context("no build/assets; run `make images`")?;
-    Ok(ApplianceSpec::new(binary, assets).config(&format!("{TABLE}{tables}")))
+    Ok(ApplianceSpec::built()?.config(&format!("{TABLE}{tables}")))
 }
 
 /// Firmware at its strictest: it wants one offer that has an address *and* a boot file, drops all others, and goes

@@ -3,80 +3,22 @@
 //! They need root and what `make images` builds, or what BOOTLACE and BOOTLACE_ASSETS name. Each test has a bed of
 //! its own.
 
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
-use serde::Deserialize;
-use testbed::{
-    Appliance, ApplianceSpec, Bed, DiskSpec, Firmware, Journal, LIMIT, Machine, MachineSpec, TALOS_VERSION,
-};
-use uuid::Uuid;
+use anyhow::{Result, ensure};
+use testbed::{ApplianceSpec, DiskSpec, Firmware, LIMIT, Machine, MachineSpec, Site};
 
 /// Room for the stand-in system's image.
 const DISK_MIB: u64 = 256;
 /// What an operator's disk holds.
 const MARKER: &str = "somebody's data, not ours";
 
-#[derive(Debug, Deserialize)]
-struct Listed {
-    id: Uuid,
-    state: String,
-    power: String,
-    ready: bool,
-    installed: bool,
-    cluster: String,
+fn site() -> Result<Site> {
+    Site::start(ApplianceSpec::built()?)
 }
 
-struct Site {
-    bed: Bed,
-    appliance: Appliance,
-    journal: Journal,
-}
-
-impl Site {
-    fn start() -> Result<Self> {
-        let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
-        let named = |variable: &str, built: String| {
-            std::env::var_os(variable).map_or_else(|| root.join(built), PathBuf::from)
-        };
-        let binary = named("BOOTLACE", format!("target/{}/release/bootlace", env!("TARGET")));
-        let assets = named("BOOTLACE_ASSETS", "build/assets".to_owned())
-            .canonicalize()
-            .context("no build/assets; run `make images`")?;
-        let bed = Bed::start()?;
-        let appliance = bed.appliance(ApplianceSpec::new(
-            binary.canonicalize().context("no release binary; run `make images`")?,
-            assets,
-        ))?;
-        let journal = appliance.journal()?;
-        Ok(Self { bed, appliance, journal })
-    }
-
-    fn machine(&self, spec: MachineSpec) -> Result<Machine> {
-        self.bed.machine(spec.disk(DiskSpec::marked(DISK_MIB, MARKER)))
-    }
-
-    fn step(&self, machine: &Machine, step: &str) -> Result<()> {
-        let begin = Instant::now();
-        self.journal.wait_step(LIMIT, machine, step)?;
-        println!("{:<10} {step:<18} +{:.1} s", machine.name(), begin.elapsed().as_secs_f32());
-        Ok(())
-    }
-
-    fn machines(&self, verb: &str, machine: &Machine, rest: &[&str]) -> Result<()> {
-        let id = machine.uuid().to_string();
-        self.appliance.cli_ok(&[&["machines", verb, &id], rest].concat()).map(drop)
-    }
-
-    fn allocate(&self, machine: &Machine) -> Result<()> {
-        self.machines("allocate", machine, &["--cluster", "edge", "--talos-version", TALOS_VERSION])
-    }
-
-    fn listed(&self, machine: &Machine) -> Result<Listed> {
-        let all: Vec<Listed> = self.appliance.cli_json(&["machines", "list"])?;
-        all.into_iter().find(|listed| listed.id == machine.uuid()).context("the machine is not listed")
-    }
+fn machine(site: &Site, spec: MachineSpec) -> Result<Machine> {
+    site.bed.machine(spec.disk(DiskSpec::marked(DISK_MIB, MARKER)))
 }
 
 /// From power-on to pending.
@@ -118,8 +60,8 @@ fn install(site: &Site, machine: &Machine) -> Result<()> {
 
 #[test]
 fn a_bios_machine_lives_from_discovery_to_release() -> Result<()> {
-    let site = Site::start()?;
-    let machine = site.machine(MachineSpec::new("bios", Firmware::Bios))?;
+    let site = site()?;
+    let machine = machine(&site, MachineSpec::new("bios", Firmware::Bios))?;
     let before = machine.disks()[0].snapshot()?;
     discover(&site, &machine)?;
     ensure!(before.first_change()?.is_none(), "nothing is wiped before acceptance");
@@ -146,9 +88,9 @@ fn a_bios_machine_lives_from_discovery_to_release() -> Result<()> {
 
 #[test]
 fn uefi_machines_boot_by_pxe_and_by_http_and_a_rejected_disk_is_never_touched() -> Result<()> {
-    let site = Site::start()?;
-    let pxe = site.machine(MachineSpec::new("uefi-pxe", Firmware::UefiPxe))?;
-    let http = site.machine(MachineSpec::new("uefi-http", Firmware::UefiHttp))?;
+    let site = site()?;
+    let pxe = machine(&site, MachineSpec::new("uefi-pxe", Firmware::UefiPxe))?;
+    let http = machine(&site, MachineSpec::new("uefi-http", Firmware::UefiHttp))?;
     let untouched = http.disks()[0].snapshot()?;
     pxe.power_on()?;
     discover(&site, &http)?;
@@ -174,8 +116,8 @@ fn uefi_machines_boot_by_pxe_and_by_http_and_a_rejected_disk_is_never_touched() 
 
 #[test]
 fn killing_the_appliance_at_any_step_loses_nothing() -> Result<()> {
-    let mut site = Site::start()?;
-    let machine = site.machine(MachineSpec::new("bios", Firmware::Bios))?;
+    let mut site = site()?;
+    let machine = machine(&site, MachineSpec::new("bios", Firmware::Bios))?;
     machine.power_on()?;
     for step in ["dhcp_offer", "script_served", "asset_served", "joined", "pending", "inventory"] {
         site.step(&machine, step)?;
@@ -205,10 +147,10 @@ fn killing_the_appliance_at_any_step_loses_nothing() -> Result<()> {
 
 #[test]
 fn a_second_machine_with_the_same_uuid_never_takes_the_first_ones_place() -> Result<()> {
-    let site = Site::start()?;
-    let first = site.machine(MachineSpec::new("first", Firmware::Bios))?;
+    let site = site()?;
+    let first = machine(&site, MachineSpec::new("first", Firmware::Bios))?;
     discover(&site, &first)?;
-    let second = site.machine(MachineSpec::new("second", Firmware::Bios).uuid(first.uuid()))?;
+    let second = machine(&site, MachineSpec::new("second", Firmware::Bios).uuid(first.uuid()))?;
     let untouched = second.disks()[0].snapshot()?;
     second.power_on()?;
     site.journal.wait(LIMIT, "uuid conflict", |entry| entry.step == "uuid_conflict")?;
@@ -217,8 +159,7 @@ fn a_second_machine_with_the_same_uuid_never_takes_the_first_ones_place() -> Res
     ensure!(untouched.first_change()?.is_none(), "the second machine is not wiped instead of the first");
     // As with Omni, it is given a UUID of its own, under which a person may decide about it.
     let other = testbed::wait_until(LIMIT, "the second one under a UUID of its own", || {
-        let all: Vec<Listed> = site.appliance.cli_json(&["machines", "list"]).ok()?;
-        all.into_iter().find(|machine| machine.id != first.uuid())
+        site.list().ok()?.into_iter().find(|machine| machine.id != first.uuid())
     })?;
     ensure!(other.state == "pending" && !other.ready, "nobody accepted it: {other:?}");
     ensure!(second.is_on(), "nor is it switched");

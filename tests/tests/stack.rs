@@ -19,11 +19,7 @@ use testbed::{
 const SOON: Duration = Duration::from_secs(15);
 
 fn appliance(bed: &Bed, tables: &str) -> Result<Appliance> {
-    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
-    let binary = root.join(format!("target/{}/release/bootlace", env!("TARGET")));
-    let binary = binary.canonicalize().context("no release binary; run `make images`")?;
-    let assets = root.join("build/assets").canonicalize().context("no build/assets; run `make images`")?;
-    bed.appliance(ApplianceSpec::new(binary, assets).config(tables))
+    bed.appliance(ApplianceSpec::built()?.config(tables))
 }
 
 /// Whether the kernel has an IPv4 address on the appliance's interface.

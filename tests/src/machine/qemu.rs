@@ -8,9 +8,10 @@ use anyhow::{Context, Result};
 use serde_json::json;
 use uuid::Uuid;
 
+use super::bmc::Bmc;
 use super::console::Console;
 use super::qmp::Qmp;
-use super::spec::{BootOrder, Disk, Firmware, MachineSpec};
+use super::spec::{BootOrder, Bus, Disk, Firmware, MachineSpec};
 use crate::doctor::{OVMF_CODE, OVMF_SECURE_CODE};
 use crate::net::{Net, Role};
 use crate::remains::Remains;
@@ -28,6 +29,7 @@ pub(crate) struct Hardware {
     pub(crate) disks: Vec<Disk>,
     /// UEFI variables; they outlive power cycles.
     pub(crate) vars: PathBuf,
+    pub(crate) bmc: Option<Bmc>,
 }
 
 #[derive(Debug)]
@@ -119,7 +121,7 @@ fn boot_indexes(hardware: &Hardware, first: BootOrder) -> Vec<(String, i32)> {
 }
 
 fn arguments(command: &mut Command, hardware: &Hardware, first: BootOrder) {
-    let Hardware { spec, uuid, mac, tap, disks, vars } = hardware;
+    let Hardware { spec, uuid, mac, tap, disks, vars, bmc } = hardware;
     let indexes = boot_indexes(hardware, first);
     let index = |device: &str| indexes.iter().find(|(name, _)| name == device).map_or(0, |(_, index)| *index);
     // Never `kvm:tcg`: that does not fall back, it crawls. KVM is for hosts where it is known to work.
@@ -142,15 +144,27 @@ fn arguments(command: &mut Command, hardware: &Hardware, first: BootOrder) {
     // Under UEFI an empty ROM leaves the NIC to EDK2's own driver and PXE stack.
     let rom = if spec.firmware == Firmware::Bios { "" } else { ",romfile=" };
     arg(&format!("-device {nic},id=nic0,netdev=net0,mac={mac},bootindex={order}{rom}"));
+    let mut ports = 0..;
     for (number, disk) in disks.iter().enumerate() {
         let (serial, order) = (disk.serial(), index(&format!("disk{number}")));
-        command.arg("-drive").arg(drive(
-            &format!("if=none,id=drive{number},format=raw,cache=unsafe,discard=unmap"),
-            disk.path(),
-        ));
+        let access = if disk.read_only { "readonly=on" } else { "discard=unmap" };
+        command
+            .arg("-drive")
+            .arg(drive(&format!("if=none,id=drive{number},format=raw,cache=unsafe,{access}"), disk.path()));
+        let driver = match disk.bus {
+            Bus::Virtio => "virtio-blk-pci".to_owned(),
+            Bus::Nvme => "nvme".to_owned(),
+            // The board's controller has a bus for each port.
+            Bus::Ahci => format!("ide-hd,bus=ide.{}", ports.next().unwrap_or(0)),
+        };
         let device =
-            format!("virtio-blk-pci,id=disk{number},drive=drive{number},serial={serial},bootindex={order}");
+            format!("{driver},id=disk{number},drive=drive{number},serial={serial},bootindex={order}");
         command.args(["-device", &device]);
+    }
+    if let Some(bmc) = bmc {
+        let socket = format!("socket,id=bmc,host=127.0.0.1,port={},reconnect=1", bmc.machine_port);
+        command.args(["-chardev", &socket, "-device", "ipmi-bmc-extern,id=bmc0,chardev=bmc"]);
+        command.args(["-device", "isa-ipmi-kcs,bmc=bmc0"]);
     }
     if let Some(stick) = &spec.stick {
         // Unlike the disks, what the guest has flushed outlives a QEMU that is killed, and the rest may not.
@@ -171,6 +185,7 @@ fn arguments(command: &mut Command, hardware: &Hardware, first: BootOrder) {
         // Nobody here answers over IPv6, and OVMF would wait for that long before it tries the disk.
         command.args(["-fw_cfg", "name=opt/org.tianocore/IPv6PXESupport,string=n"]);
     }
+    command.args(&spec.more);
     if spec.firmware == Firmware::UefiHttp {
         command.args(["-fw_cfg", "name=opt/org.tianocore/IPv4PXESupport,string=n"]);
     }

@@ -49,31 +49,60 @@ pub enum BootOrder {
     DiskFirst,
 }
 
-/// A disk to create: raw and sparse, on virtio.
+/// What a disk is plugged into.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Bus {
+    /// The only one that every kernel here drives.
+    #[default]
+    Virtio,
+    /// A controller of its own.
+    Nvme,
+    /// The board's SATA controller, which has six ports.
+    Ahci,
+}
+
+/// A disk to create: raw and sparse.
 #[derive(Debug, Clone)]
 pub struct DiskSpec {
     size_mib: u64,
     serial: Option<String>,
     marker: Option<Vec<u8>>,
+    bus: Bus,
+    read_only: bool,
 }
 
 impl DiskSpec {
     /// An empty disk.
     #[must_use]
     pub fn blank(size_mib: u64) -> Self {
-        Self { size_mib, serial: None, marker: None }
+        Self { size_mib, serial: None, marker: None, bus: Bus::Virtio, read_only: false }
     }
 
     /// A disk that somebody's data is on: `marker` is repeated over its first and last MiB.
     #[must_use]
     pub fn marked(size_mib: u64, marker: impl Into<Vec<u8>>) -> Self {
-        Self { size_mib, serial: None, marker: Some(marker.into()) }
+        Self { marker: Some(marker.into()), ..Self::blank(size_mib) }
     }
 
     /// The serial number the machine reads (up to 20 characters); by default `<machine>-<index>`.
     #[must_use]
     pub fn serial(mut self, serial: &str) -> Self {
         self.serial = Some(serial.into());
+        self
+    }
+
+    /// Sets what it is plugged into; virtio by default.
+    #[must_use]
+    pub fn bus(mut self, bus: Bus) -> Self {
+        self.bus = bus;
+        self
+    }
+
+    /// The machine can only read it. It is on virtio then.
+    #[must_use]
+    pub fn read_only(mut self) -> Self {
+        self.read_only = true;
+        self.bus = Bus::Virtio;
         self
     }
 }
@@ -90,6 +119,8 @@ pub struct MachineSpec {
     pub(crate) uuid: Option<Uuid>,
     pub(crate) stick: Option<PathBuf>,
     pub(crate) secure_boot: Option<PathBuf>,
+    pub(crate) more: Vec<String>,
+    pub(crate) bmc: bool,
 }
 
 impl MachineSpec {
@@ -106,6 +137,8 @@ impl MachineSpec {
             uuid: None,
             stick: None,
             secure_boot: None,
+            more: Vec::new(),
+            bmc: false,
         }
     }
 
@@ -146,10 +179,25 @@ impl MachineSpec {
         self
     }
 
+    /// Adds words to QEMU's command line: devices that few machines have.
+    #[must_use]
+    pub fn qemu(mut self, words: &str) -> Self {
+        self.more.extend(words.split_whitespace().map(str::to_owned));
+        self
+    }
+
     /// Sets the network card.
     #[must_use]
     pub fn nic(mut self, nic: Nic) -> Self {
         self.nic = nic;
+        self
+    }
+
+    /// Gives it a BMC, which it reaches through KCS and everybody else over the network: [`crate::BMC_USER`] may
+    /// use it.
+    #[must_use]
+    pub fn bmc(mut self) -> Self {
+        self.bmc = true;
         self
     }
 
@@ -167,6 +215,8 @@ pub struct Disk {
     path: PathBuf,
     serial: String,
     size_mib: u64,
+    pub(crate) bus: Bus,
+    pub(crate) read_only: bool,
 }
 
 impl Disk {
@@ -179,7 +229,7 @@ impl Disk {
             file.write_all_at(&mib, (spec.size_mib << 20).saturating_sub(1 << 20))?;
         }
         let serial = spec.serial.as_deref().unwrap_or(default_serial).to_owned();
-        Ok(Self { path, serial, size_mib: spec.size_mib })
+        Ok(Self { path, serial, size_mib: spec.size_mib, bus: spec.bus, read_only: spec.read_only })
     }
 
     /// The raw file.
