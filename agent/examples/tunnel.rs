@@ -2,26 +2,36 @@
 //!
 //! `tunnel agent ADDRESS:PORT` dials and serves a machine to which nothing is done. `tunnel appliance ADDRESS:PORT`
 //! listens, calls the agent that comes, and prints what it answers. Ends with its standard input.
+//!
+//! With the name of a PEM file behind it, both by TLS: the agent trusts what is in it, the appliance makes an authority
+//! and puts it there.
 
 use std::io::Read;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use agent_wire::certificate::{Authority, Validity};
 use agent_wire::management::agent_service_client::AgentServiceClient;
 use agent_wire::management::*;
 use agent_wire::token::NodeUniqueToken;
 use agent_wire::tunnel::{Opened, TunnelChannel, TunnelHandler, TunnelService};
-use bootlace_agent::boot::{keep_tunnel, routes};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use bootlace_agent::boot::{Provider, Standing, keep_tunnel, routes};
 use bootlace_agent::identity::Identity;
 use bootlace_agent::ipmi::{CallError, Made, SetupError, Told};
 use bootlace_agent::machine::Machine;
 use bootlace_agent::retry::Backoff;
+use bootlace_agent::tls::Trust;
 use bootlace_agent::wipe::{End, Report};
+use netboot_link::http::{self, Service};
+use rustls::pki_types::PrivatePkcs8KeyDer;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::TcpListenerStream;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 /// Longer than a call on loopback takes.
@@ -72,7 +82,7 @@ impl TunnelHandler for Handler {
     }
 }
 
-async fn agent(address: &str) {
+async fn agent(address: &str, ca: Option<&str>) -> Result<(), Box<dyn std::error::Error>> {
     let identity = Identity {
         uuid: "4c4c4544-0031-3010-8034-c2c04f4e5131".into(),
         fingerprint: "ab".repeat(32),
@@ -80,8 +90,15 @@ async fn agent(address: &str) {
         wireguard: siderolink::PrivateKey::from_bytes([1; 32]),
     };
     let routes = routes(Arc::new(Unharmed), Arc::new(Vec::new), false);
-    keep_tunnel(&format!("http://{address}"), &identity, routes, Backoff::new(1), &AtomicBool::new(false))
-        .await;
+    let scheme = if ca.is_some() { "https" } else { "http" };
+    let provider = Provider { uri: format!("{scheme}://{address}"), skip_verify: false };
+    let mut trust = Trust::default();
+    if let Some(ca) = ca {
+        trust.add(&std::fs::read_to_string(ca)?);
+    }
+    let (_sender, standing) = watch::channel(Standing { identity, trust });
+    keep_tunnel(&provider, standing, routes, Backoff::new(1), &AtomicBool::new(false)).await;
+    Ok(())
 }
 
 fn told<T>(what: &str, answer: Result<Response<T>, Status>, text: impl FnOnce(T) -> String) {
@@ -122,20 +139,40 @@ async fn converse(channel: TunnelChannel) {
     channel.close("the test is over");
 }
 
-async fn appliance(address: &str) -> Result<(), Box<dyn std::error::Error>> {
+/// The appliance's own server, with or without TLS.
+fn service(
+    router: axum::Router,
+    ip: IpAddr,
+    ca: Option<&str>,
+) -> Result<Service, Box<dyn std::error::Error>> {
+    let Some(ca) = ca else { return Ok(router.into()) };
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_secs();
+    let validity = Validity { not_before: now - 60, not_after: now + 3600 };
+    let authority = Authority::generate(validity, &[1; 48]);
+    let issued = authority.issue(&[ip], validity, &[2; 48]);
+    let pem = BASE64_STANDARD.encode(&authority.certificate().certificate);
+    std::fs::write(ca, format!("-----BEGIN CERTIFICATE-----\n{pem}\n-----END CERTIFICATE-----\n"))?;
+    let key = PrivatePkcs8KeyDer::from(issued.key).into();
+    let provider = rustls::crypto::ring::default_provider();
+    let shown = CertifiedKey::from_der(vec![issued.certificate.into()], key, &provider)?;
+    Ok(Service::encrypted(router, Arc::new(SingleCertAndKey::from(shown))))
+}
+
+async fn appliance(address: &str, ca: Option<&str>) -> Result<(), Box<dyn std::error::Error>> {
     let listener = TcpListener::bind(address.parse::<SocketAddr>()?).await?;
-    println!("listening on {}", listener.local_addr()?);
+    let address = listener.local_addr()?;
     let (sender, mut opened) = mpsc::unbounded_channel();
-    let service = TunnelService::new(Arc::new(Handler(sender))).into_server();
-    let incoming = TcpListenerStream::new(listener);
-    let serving = tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming);
+    let tunnels = TunnelService::new(Arc::new(Handler(sender))).into_server();
+    let router = tonic::service::Routes::new(tunnels).into_axum_router();
+    let serving = http::serve(listener, service(router, address.ip(), ca)?, CancellationToken::new());
+    println!("listening on {address}");
     let conversing = async {
         while let Some(channel) = opened.recv().await {
             converse(channel).await;
         }
     };
     tokio::select! {
-        result = serving => result?,
+        () = serving => {}
         () = conversing => {}
     }
     Ok(())
@@ -147,9 +184,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let over = tokio::task::spawn_blocking(|| std::io::stdin().read_to_end(&mut Vec::new()));
     let work = async {
         match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-            ["agent", address] => agent(address).await,
-            ["appliance", address] => appliance(address).await?,
-            _ => return Err("usage: tunnel agent|appliance ADDRESS:PORT".into()),
+            ["agent", address] => agent(address, None).await?,
+            ["agent", address, ca] => agent(address, Some(ca)).await?,
+            ["appliance", address] => appliance(address, None).await?,
+            ["appliance", address, ca] => appliance(address, Some(ca)).await?,
+            _ => return Err("usage: tunnel agent|appliance ADDRESS:PORT [CA.pem]".into()),
         }
         Ok(())
     };

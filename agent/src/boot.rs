@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use agent_wire::tunnel::{self, FINGERPRINT_HEADER, Limits, MACHINE_ID_HEADER};
 use siderolink::Tunnel;
-use tokio::sync::{Notify, OnceCell, mpsc};
+use tokio::sync::{Notify, OnceCell, mpsc, watch};
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::service::Routes;
 
@@ -20,7 +20,8 @@ use crate::machine_api::{self, MachineApi};
 use crate::meta::{Meta, UNIQUE_MACHINE_TOKEN};
 use crate::retry::Backoff;
 use crate::service::Agent;
-use crate::{join, modules, net, retry, say, sys, wireguard};
+use crate::tls::{Taken, Trust};
+use crate::{join, modules, net, retry, say, sys, tls, wireguard};
 
 /// A tunnel of a machine that is not known yet may be refused, so the join goes first; a machine that
 /// cannot join is still worth a tunnel, after this.
@@ -58,10 +59,29 @@ pub fn tunnel_metadata(identity: &Identity) -> MetadataMap {
     metadata
 }
 
-/// Keeps a tunnel open, and says in `open` whether it is. Never returns.
+/// What the machine is as it stands: it changes when the machine joins.
+#[derive(Clone, Debug)]
+pub struct Standing {
+    /// Who it is: the name that it joined with, which is the control plane's to change.
+    pub identity: Identity,
+    /// Whom the last configuration says to trust.
+    pub trust: Trust,
+}
+
+/// Where tunnels are opened to.
+#[derive(Clone, Debug)]
+pub struct Provider {
+    /// `http://` or `https://`, address and port.
+    pub uri: String,
+    /// Any certificate will do.
+    pub skip_verify: bool,
+}
+
+/// Keeps a tunnel open, and says in `open` whether it is. A machine that joins under another name opens another
+/// tunnel. Never returns.
 pub async fn keep_tunnel(
-    uri: &str,
-    identity: &Identity,
+    provider: &Provider,
+    mut standing: watch::Receiver<Standing>,
     routes: Routes,
     mut backoff: Backoff,
     open: &AtomicBool,
@@ -69,20 +89,55 @@ pub async fn keep_tunnel(
     loop {
         let begun = tokio::time::Instant::now();
         let opened = || open.store(true, Ordering::Relaxed);
-        say!("tunnel: {}", tunnel_once(uri, identity, routes.clone(), opened).await);
+        let now = standing.borrow_and_update().clone();
+        // Cancel-safe: a tunnel that is dropped is closed.
+        tokio::select! {
+            end = tunnel_once(provider, &now, routes.clone(), opened) => say!("tunnel: {end}"),
+            uuid = renamed(&mut standing, &now.identity.uuid) => {
+                say!("tunnel: this machine is {uuid} now");
+                open.store(false, Ordering::Relaxed);
+                continue;
+            }
+        }
         open.store(false, Ordering::Relaxed);
         if begun.elapsed() > GOOD_TUNNEL {
             backoff.reset();
         }
         let wait = backoff.next_wait();
         say!("tunnel: again in {} s", wait.as_secs());
-        tokio::time::sleep(wait).await;
+        // Cancel-safe: both only wait. A new configuration may name another authority.
+        let _ = tokio::time::timeout(wait, changed(&mut standing, &now)).await;
     }
 }
 
-async fn tunnel_once(uri: &str, identity: &Identity, routes: Routes, opened: impl FnOnce()) -> String {
-    let Ok(target) = uri.parse() else { return format!("{uri:?} is no address") };
-    let channel = match tunnel::connect(target).await {
+/// Until the machine has another name: that.
+async fn renamed(standing: &mut watch::Receiver<Standing>, uuid: &str) -> String {
+    let other = |standing: &Standing| standing.identity.uuid != uuid;
+    let name = standing.wait_for(other).await.map(|standing| standing.identity.uuid.clone());
+    match name {
+        Ok(name) => name,
+        // Nobody is left who could rename it.
+        Err(_) => std::future::pending().await,
+    }
+}
+
+/// Until a tunnel may do that did not before.
+async fn changed(standing: &mut watch::Receiver<Standing>, old: &Standing) {
+    let other = |new: &Standing| new.identity.uuid != old.identity.uuid || new.trust != old.trust;
+    if standing.wait_for(other).await.is_err() {
+        std::future::pending().await
+    }
+}
+
+async fn tunnel_once(
+    provider: &Provider,
+    standing: &Standing,
+    routes: Routes,
+    opened: impl FnOnce(),
+) -> String {
+    let (uri, identity) = (&provider.uri, &standing.identity);
+    let taken = if provider.skip_verify { Taken::Anybodys } else { Taken::Named(standing.trust.clone()) };
+    let channel = match tls::connect(uri, &taken, tunnel::limited).await {
         Ok(channel) => channel,
         Err(error) => return chain(&error),
     };
@@ -100,13 +155,8 @@ async fn tunnel_once(uri: &str, identity: &Identity, routes: Routes, opened: imp
 pub async fn run() -> Result<(), BootError> {
     let text = std::fs::read_to_string("/proc/cmdline").map_err(BootError::Cmdline)?;
     let cmdline = Cmdline::parse(&text);
-    let provider = match cmdline.provider_uri() {
-        Some(Err(reason)) => {
-            say!("tunnel: {reason}");
-            None
-        }
-        uri => uri.and_then(Result::ok),
-    };
+    let skip_verify = cmdline.skip_verify;
+    let provider = cmdline.provider_uri().map(|uri| Provider { uri, skip_verify });
     if cmdline.config_url.is_none() && provider.is_none() {
         return Err(BootError::NothingToDo);
     }
@@ -125,6 +175,7 @@ async fn keep_joined<S: Source>(
     url: &str,
     identity: &Identity,
     source: Arc<S>,
+    standing: &watch::Sender<Standing>,
     joined: &Notify,
     refused: impl Fn(),
     seed: u32,
@@ -133,6 +184,7 @@ async fn keep_joined<S: Source>(
     // As in Talos, where what the machine registers with can be read again. It fits: nothing else is there.
     let _ = meta.write(UNIQUE_MACHINE_TOKEN, identity.token.encode().as_bytes());
     let mut last = None;
+    let learned = |trust: &Trust| standing.send_modify(|standing| standing.trust = trust.clone());
     let register = async || {
         let identity = identity.clone().with(&meta.entries());
         // The configuration is given for the first minutes of a boot only; what was good is good enough.
@@ -142,9 +194,10 @@ async fn keep_joined<S: Source>(
         };
         let registration = match again {
             Some(registration) => registration,
-            None => join::join(url, &identity, Backoff::new(seed), &refused).await,
+            None => join::join_with(url, &identity, Backoff::new(seed), learned, &refused).await,
         };
         last = Some(registration.config.clone());
+        standing.send_modify(|standing| standing.identity = identity);
         joined.notify_one();
         registration
     };
@@ -175,12 +228,13 @@ async fn keep_joined<S: Source>(
 /// Everything after the first address. Ends at once when the network ends, else never.
 async fn serve(
     cmdline: &Cmdline,
-    provider: Option<String>,
+    provider: Option<Provider>,
     mut addresses: mpsc::Receiver<net::Up>,
     seed: u32,
 ) -> Result<(), BootError> {
     // When there is none, the network has said why.
     let Some(first) = addresses.recv().await else { return Ok(()) };
+    net::write_resolv(&first.lease.dns);
     // Only now: the fingerprint covers every NIC, and the last driver may have come up late.
     let _ = tokio::task::spawn_blocking(modules::settle).await;
     let randomness = identity::randomness().await;
@@ -204,10 +258,14 @@ async fn serve(
             machine.reboot();
         }
     };
+    let (standing, watched) =
+        watch::channel(Standing { identity: identity.clone(), trust: Trust::default() });
     let joined = Notify::new();
     let join = async {
         match &url {
-            Some(url) => keep_joined(url, &identity, source.clone(), &joined, &refused, seed).await,
+            Some(url) => {
+                keep_joined(url, &identity, source.clone(), &standing, &joined, &refused, seed).await
+            }
             None => say!("no talos.config: does not join"),
         }
     };
@@ -221,17 +279,23 @@ async fn serve(
     };
 
     let tunnel = async {
-        if let Some(uri) = &provider {
+        if let Some(provider) = &provider {
             let routes = routes(machine.clone(), source.clone(), cmdline.test_mode);
-            keep_tunnel(uri, &identity, routes, Backoff::new(seed.rotate_left(7)), &open).await;
+            keep_tunnel(provider, watched, routes, Backoff::new(seed.rotate_left(7)), &open).await;
         }
     };
     let rest = async {
         if joins {
             join.await;
         }
-        // Later addresses need no further act, but somebody has to listen.
-        while addresses.recv().await.is_some() {}
+        // Later addresses are there already; their name servers count while there are no others.
+        let mut named = !first.lease.dns.is_empty();
+        while let Some(up) = addresses.recv().await {
+            if !up.lease.dns.is_empty() && (!named || up.nic == first.nic) {
+                named = true;
+                net::write_resolv(&up.lease.dns);
+            }
+        }
     };
     tokio::join!(tunnel, rest);
     Ok(())

@@ -10,6 +10,8 @@ pub struct Cmdline {
     pub config_url: Option<String>,
     /// `metal.provider.address`: where the tunnel goes.
     pub provider: Option<String>,
+    /// `metal.provider.tls.skip.verify`: any certificate will do.
+    pub skip_verify: bool,
     /// `metal.provider.test.mode`: power is switched by an API outside of the machine.
     pub test_mode: bool,
     /// `bootlace.keep`, `bootlace.medium` and `bootlace.wipe`.
@@ -25,7 +27,8 @@ impl Cmdline {
             match key {
                 "talos.config" if !value.is_empty() => cmdline.config_url = Some(value.to_owned()),
                 "metal.provider.address" if !value.is_empty() => cmdline.provider = Some(value.to_owned()),
-                "metal.provider.test.mode" => cmdline.test_mode = matches!(value, "1" | "true" | "t"),
+                "metal.provider.test.mode" => cmdline.test_mode = is_true(value),
+                "metal.provider.tls.skip.verify" => cmdline.skip_verify = is_true(value),
                 "bootlace.keep" => cmdline.orders.add_keep(Keep::parse(value)),
                 "bootlace.medium" if !value.is_empty() => {
                     cmdline.orders.medium.push(value.to_ascii_lowercase());
@@ -45,15 +48,17 @@ impl Cmdline {
         self.orders.clone()
     }
 
-    /// The tunnel's address as a URI for tonic; an error names what is not supported.
-    pub fn provider_uri(&self) -> Option<Result<String, String>> {
-        let address = self.provider.as_deref()?;
-        if address.starts_with("https://") {
-            return Some(Err(format!("{address}: TLS is not supported yet")));
-        }
-        let host = address.strip_prefix("http://").unwrap_or(address);
-        Some(Ok(format!("http://{}", host.trim_end_matches('/'))))
+    /// The tunnel's address as a URI.
+    pub fn provider_uri(&self) -> Option<String> {
+        let address = self.provider.as_deref()?.trim_end_matches('/');
+        let schemed = address.starts_with("https://") || address.starts_with("http://");
+        Some(if schemed { address.to_owned() } else { format!("http://{address}") })
     }
+}
+
+/// As Go reads a Boolean.
+fn is_true(value: &str) -> bool {
+    matches!(value, "1" | "t" | "T" | "true" | "True" | "TRUE")
 }
 
 /// Puts the machine's own values in place of Talos' variables, plain or percent-encoded. A variable without
@@ -80,7 +85,7 @@ mod tests {
              metal.provider.address=10.0.0.1:50042 metal.provider.test.mode=1\n",
         );
         assert_eq!(cmdline.config_url.as_deref(), Some("http://10.0.0.1:50042/config?u=${uuid}"));
-        assert_eq!(cmdline.provider_uri(), Some(Ok("http://10.0.0.1:50042".into())));
+        assert_eq!(cmdline.provider_uri().as_deref(), Some("http://10.0.0.1:50042"));
         assert!(cmdline.test_mode);
     }
 
@@ -92,9 +97,11 @@ mod tests {
     }
 
     #[test]
-    fn a_provider_over_tls_is_told_to_be_unsupported() {
-        let cmdline = Cmdline::parse("metal.provider.address=https://10.0.0.1:50043");
-        assert!(cmdline.provider_uri().unwrap().is_err());
+    fn a_provider_over_tls_stays_one() {
+        let cmdline = Cmdline::parse("metal.provider.address=https://10.0.0.1:50043/");
+        assert_eq!(cmdline.provider_uri().as_deref(), Some("https://10.0.0.1:50043"));
+        assert!(!cmdline.skip_verify);
+        assert!(Cmdline::parse("metal.provider.tls.skip.verify=1").skip_verify);
     }
 
     #[test]

@@ -1,12 +1,17 @@
 //! The join configuration: Talos' multi-document YAML, as far as an agent needs it.
 
 use serde::Deserialize;
+use serde_yaml_ng::Value;
+
+use crate::tls::Trust;
 
 /// Where and with what the machine registers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JoinConfig {
-    /// Address of the machine API, as a URI for tonic.
+    /// Address of the machine API: `http://` or `https://`, host and port.
     pub endpoint: String,
+    /// Whom to trust over TLS.
+    pub trust: Trust,
     /// Join token, decoded.
     pub join_token: Option<String>,
     /// WireGuard shall go through a gRPC stream.
@@ -25,7 +30,7 @@ pub enum ConfigError {
     #[error("configuration has no SideroLinkConfig")]
     NoSideroLink,
     /// The address cannot be used.
-    #[error("apiUrl {0:?} is not grpc:// or http://")]
+    #[error("apiUrl {0:?} is not grpc://, http:// or https://")]
     ApiUrl(String),
 }
 
@@ -35,6 +40,8 @@ struct Document {
     kind: String,
     api_url: String,
     endpoint: String,
+    /// A text where it matters.
+    certificates: Value,
 }
 
 impl JoinConfig {
@@ -42,12 +49,14 @@ impl JoinConfig {
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
         let mut api_url = None;
         let mut event_endpoint = None;
+        let mut trust = Trust::default();
         for document in serde_yaml_ng::Deserializer::from_str(text) {
             // An empty document is null.
             let document = Option::<Document>::deserialize(document)?.unwrap_or_default();
             match document.kind.as_str() {
                 "SideroLinkConfig" => api_url = Some(document.api_url),
                 "EventSinkConfig" => event_endpoint = Some(document.endpoint),
+                "TrustedRootsConfig" => trust.add(document.certificates.as_str().unwrap_or_default()),
                 _ => {}
             }
         }
@@ -55,21 +64,23 @@ impl JoinConfig {
         let (endpoint, query) = split_api_url(&api_url)?;
         let value = |key: &str| query_value(query, key);
         let over_grpc = value("grpc_tunnel").is_some_and(|text| matches!(&*text, "y" | "yes" | "true" | "1"));
-        Ok(Self { endpoint, join_token: value("jointoken"), over_grpc, event_endpoint })
+        Ok(Self { endpoint, trust, join_token: value("jointoken"), over_grpc, event_endpoint })
     }
 }
 
-/// `grpc://ip:port?jointoken=…` in its parts: a URI for tonic, and the query.
+/// `grpc://ip:port?jointoken=…` in its parts: a URI, and the query.
 fn split_api_url(url: &str) -> Result<(String, &str), ConfigError> {
     let (address, query) = url.split_once('?').unwrap_or((url, ""));
-    let host = address
-        .strip_prefix("grpc://")
-        .or_else(|| address.strip_prefix("http://"))
-        .map(|host| host.trim_end_matches('/'))
-        .filter(|host| !host.is_empty())
+    let (scheme, host) = match address.split_once("://") {
+        Some(("grpc" | "http", host)) => ("http", host.trim_end_matches('/')),
+        Some(("https", host)) => ("https", host.trim_end_matches('/')),
+        Some(_) | None => ("", ""),
+    };
+    if host.is_empty() {
         // The query carries a secret: it stays out of the error.
-        .ok_or_else(|| ConfigError::ApiUrl(address.to_owned()))?;
-    Ok((format!("http://{host}"), query))
+        return Err(ConfigError::ApiUrl(address.to_owned()));
+    }
+    Ok((format!("{scheme}://{host}"), query))
 }
 
 /// The first value of the key, decoded, unless it is empty.
@@ -135,11 +146,31 @@ url: tcp://10.77.0.1:8092
     }
 
     #[test]
+    fn a_machine_api_over_tls_stays_one_and_roots_are_taken_up() {
+        let url = "kind: SideroLinkConfig\napiUrl: https://omni.example.org/?jointoken=a\n";
+        let config = JoinConfig::parse(url).unwrap();
+        assert_eq!(config.endpoint, "https://omni.example.org");
+        assert!(config.trust.is_empty());
+        let certificate = agent_wire::certificate::Certificate::self_signed(
+            "x",
+            agent_wire::certificate::Validity::FOREVER,
+            &[1; 48],
+        );
+        let pem = base64::Engine::encode(&base64::prelude::BASE64_STANDARD, certificate.certificate);
+        let pem = format!("-----BEGIN CERTIFICATE-----\n    {pem}\n    -----END CERTIFICATE-----");
+        let roots = |text: &str| format!("{url}---\nkind: TrustedRootsConfig\ncertificates: {text}\n");
+        assert!(!JoinConfig::parse(&roots(&format!("|\n    {pem}"))).unwrap().trust.is_empty());
+        for damaged in ["|\n    garbage", "", "[1]"] {
+            assert!(JoinConfig::parse(&roots(damaged)).unwrap().trust.is_empty(), "{damaged}");
+        }
+    }
+
+    #[test]
     fn what_cannot_be_acted_on_is_an_error_without_the_token() {
         assert!(matches!(JoinConfig::parse(""), Err(ConfigError::NoSideroLink)));
         assert!(matches!(JoinConfig::parse("kind: [\n"), Err(ConfigError::Yaml(_))));
         let error =
-            JoinConfig::parse("kind: SideroLinkConfig\napiUrl: https://a?jointoken=SECRET\n").unwrap_err();
+            JoinConfig::parse("kind: SideroLinkConfig\napiUrl: ftp://a?jointoken=SECRET\n").unwrap_err();
         assert!(!error.to_string().contains("SECRET"));
     }
 

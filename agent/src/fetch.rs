@@ -1,7 +1,7 @@
 //! One plain HTTP GET. The address is an IP literal: a static binary on a bare machine resolves no names.
 
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -34,6 +34,15 @@ pub enum FetchError {
     TooLong,
 }
 
+/// What came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Document {
+    /// It.
+    pub text: String,
+    /// The server's time.
+    pub date: Option<SystemTime>,
+}
+
 /// A URL in the parts that a request needs.
 #[derive(Debug, PartialEq, Eq)]
 struct Url<'a> {
@@ -57,11 +66,16 @@ fn parse_url(url: &str) -> Option<Url<'_>> {
 
 /// Fetches a small text.
 pub async fn get(url: &str) -> Result<String, FetchError> {
+    Ok(document(url).await?.text)
+}
+
+/// Fetches a small text, with its date.
+pub async fn document(url: &str) -> Result<Document, FetchError> {
     let parsed = parse_url(url).ok_or_else(|| FetchError::Url(url.to_owned()))?;
     tokio::time::timeout(PATIENCE, exchange(&parsed)).await.map_err(|_| FetchError::TimedOut)?
 }
 
-async fn exchange(url: &Url<'_>) -> Result<String, FetchError> {
+async fn exchange(url: &Url<'_>) -> Result<Document, FetchError> {
     let mut stream = TcpStream::connect(url.address).await?;
     let slash = if url.path.starts_with('/') { "" } else { "/" };
     // Version 1.0 and close: the body ends with the connection, never in chunks.
@@ -78,7 +92,7 @@ async fn exchange(url: &Url<'_>) -> Result<String, FetchError> {
     parse_answer(&answer)
 }
 
-fn parse_answer(answer: &[u8]) -> Result<String, FetchError> {
+fn parse_answer(answer: &[u8]) -> Result<Document, FetchError> {
     let end = answer.windows(4).position(|window| window == b"\r\n\r\n").ok_or(FetchError::Malformed)?;
     let head = std::str::from_utf8(&answer[..end]).map_err(|_| FetchError::Malformed)?;
     let mut words = head.lines().next().unwrap_or_default().split(' ');
@@ -93,7 +107,11 @@ fn parse_answer(answer: &[u8]) -> Result<String, FetchError> {
             body.lines().next().unwrap_or_default().chars().take(200).collect(),
         ));
     }
-    Ok(body.into_owned())
+    let date = head.lines().filter_map(|line| line.split_once(':')).find_map(|(name, value)| {
+        let is_date = name.eq_ignore_ascii_case("date");
+        is_date.then(|| httpdate::parse_http_date(value.trim()).ok()).flatten()
+    });
+    Ok(Document { text: body.into_owned(), date })
 }
 
 #[cfg(test)]
@@ -115,7 +133,12 @@ mod tests {
 
     #[test]
     fn answers_are_read() {
-        assert_eq!(parse_answer(b"HTTP/1.0 200 OK\r\nA: b\r\n\r\nbody").unwrap(), "body");
+        let document = parse_answer(b"HTTP/1.0 200 OK\r\nA: b\r\n\r\nbody").unwrap();
+        assert_eq!((&*document.text, document.date), ("body", None));
+        let dated = b"HTTP/1.0 200 OK\r\ndate: Sun, 06 Nov 1994 08:49:37 GMT\r\n\r\n";
+        let date = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
+        assert_eq!(parse_answer(dated).unwrap().date, Some(date));
+        assert_eq!(parse_answer(b"HTTP/1.0 200 OK\r\ndate: soon\r\n\r\n").unwrap().date, None);
         let error = parse_answer(b"HTTP/1.1 403 Forbidden\r\n\r\nnot vouched for\n").unwrap_err();
         assert_eq!(error.to_string(), "answered with status 403: not vouched for");
         assert!(parse_answer(b"").is_err());

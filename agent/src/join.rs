@@ -1,6 +1,6 @@
 //! Registers the machine: one call of SideroLink's Provision, repeated until it is answered.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use agent_wire::link::provision_service_client::ProvisionServiceClient;
 use agent_wire::link::{ProvisionRequest, ProvisionResponse};
@@ -13,6 +13,7 @@ use crate::fetch::{self, FetchError};
 use crate::identity::Identity;
 use crate::retry::{Backoff, Refusals};
 use crate::say;
+use crate::tls::{self, ConnectError, Taken, Trust};
 
 /// What the agent says of itself. From 1.6 on a unique token is taken in the same call, with which one
 /// call is enough (older ones are refused where tokens are required).
@@ -34,7 +35,7 @@ pub enum JoinError {
     Config(#[from] ConfigError),
     /// No connection.
     #[error("machine API cannot be reached")]
-    Connect(#[from] tonic::transport::Error),
+    Connect(#[from] ConnectError),
     /// Refused.
     #[error("machine API refused: {0}")]
     Refused(String),
@@ -63,7 +64,16 @@ pub fn request(identity: &Identity, config: &JoinConfig, version: &str) -> Provi
 
 /// One attempt: the configuration is fetched anew, since its token may have changed.
 pub async fn attempt(config_url: &str, identity: &Identity) -> Result<Registration, JoinError> {
+    attempt_with(config_url, identity, |_| {}).await
+}
+
+async fn attempt_with(
+    config_url: &str,
+    identity: &Identity,
+    learned: impl Fn(&Trust),
+) -> Result<Registration, JoinError> {
     let config = configuration(config_url).await?;
+    learned(&config.trust);
     let response = provision(&config, identity, TALOS_VERSION).await?;
     Ok(Registration { config, response })
 }
@@ -84,7 +94,12 @@ pub async fn again(config: JoinConfig, identity: &Identity, mut backoff: Backoff
 
 /// Fetches the join configuration.
 pub async fn configuration(url: &str) -> Result<JoinConfig, JoinError> {
-    Ok(JoinConfig::parse(&fetch::get(url).await?)?)
+    let document = fetch::document(url).await?;
+    let mut config = JoinConfig::parse(&document.text)?;
+    if let Some(date) = document.date {
+        config.trust.set_clock(date, SystemTime::now());
+    }
+    Ok(config)
 }
 
 /// Registers once.
@@ -93,11 +108,9 @@ pub async fn provision(
     identity: &Identity,
     version: &str,
 ) -> Result<ProvisionResponse, JoinError> {
-    let channel = Endpoint::from_shared(config.endpoint.clone())?
-        .connect_timeout(PATIENCE)
-        .timeout(PATIENCE)
-        .connect()
-        .await?;
+    let taken = Taken::NamedOrPublic(config.trust.clone());
+    let limited = |endpoint: Endpoint| endpoint.connect_timeout(PATIENCE).timeout(PATIENCE);
+    let channel = tls::connect(&config.endpoint, &taken, limited).await?;
     let response = ProvisionServiceClient::new(channel)
         .provision(Request::new(request(identity, config, version)))
         .await
@@ -110,12 +123,23 @@ pub async fn provision(
 pub async fn join(
     config_url: &str,
     identity: &Identity,
+    backoff: Backoff,
+    refused: impl Fn(),
+) -> Registration {
+    join_with(config_url, identity, backoff, |_| {}, refused).await
+}
+
+/// As [`join`]; `learned` hears of whom each configuration says to trust.
+pub async fn join_with(
+    config_url: &str,
+    identity: &Identity,
     mut backoff: Backoff,
+    learned: impl Fn(&Trust),
     refused: impl Fn(),
 ) -> Registration {
     let mut refusals = Refusals::default();
     loop {
-        match attempt(config_url, identity).await {
+        match attempt_with(config_url, identity, &learned).await {
             Ok(registration) => {
                 let address = &registration.response.node_address_prefix;
                 say!("joined as {} ({address})", identity.uuid);

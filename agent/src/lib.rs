@@ -28,5 +28,6 @@ pub mod retry;
 pub mod service;
 pub mod smbios;
 pub mod sys;
+pub mod tls;
 pub mod wipe;
 pub mod wireguard;

@@ -16,6 +16,7 @@ use crate::{say, sys};
 
 /// Where the kernel shows interfaces.
 pub const SYS_NET: &str = "/sys/class/net";
+const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// Drivers report most link changes by event; what some forget is noticed by looking again.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
 /// How long a bare machine waits for its first NIC before it says that there is none.
@@ -221,10 +222,31 @@ fn apply(nic: &Nic, lease: &dhcp::Lease) {
     }
 }
 
+/// Tells the C library's resolver whom to ask; it reads the file again when it changed.
+pub fn write_resolv(servers: &[Ipv4Addr]) {
+    let _ = std::fs::create_dir_all("/etc");
+    if let Err(error) = std::fs::write(RESOLV_CONF, resolv(servers)) {
+        say!("{RESOLV_CONF}: {error}");
+    }
+}
+
+fn resolv(servers: &[Ipv4Addr]) -> String {
+    servers.iter().map(|server| format!("nameserver {server}\n")).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::fs;
+
+    #[test]
+    fn name_servers_are_written_as_the_resolver_reads_them() {
+        assert_eq!(resolv(&[]), "");
+        assert_eq!(
+            resolv(&[[192, 0, 2, 1].into(), [192, 0, 2, 2].into()]),
+            "nameserver 192.0.2.1\nnameserver 192.0.2.2\n"
+        );
+    }
 
     #[test]
     fn only_hardware_is_a_nic() {

@@ -37,7 +37,7 @@ pub async fn keep(
     let mut registration = register().await;
     loop {
         let up = match Plan::read(&registration).map_err(UpError::from) {
-            Ok(plan) => Up::start(plan, key).await,
+            Ok(plan) => Up::start(plan, registration.config.trust.clone(), key).await,
             Err(error) => Err(error),
         };
         registration = match up {

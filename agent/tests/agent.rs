@@ -15,20 +15,21 @@ use agent_wire::talos::block::DiskSpec;
 use agent_wire::talos::hardware::SystemInformationSpec;
 use agent_wire::token::NodeUniqueToken;
 use agent_wire::tunnel::{Opened, TunnelChannel, TunnelHandler, TunnelService};
-use bootlace_agent::boot::{keep_tunnel, routes};
+use bootlace_agent::boot::{Provider, Standing, keep_tunnel, routes};
 use bootlace_agent::identity::Identity;
 use bootlace_agent::inventory::Item;
 use bootlace_agent::ipmi::{CallError, Made, SetupError, Told};
 use bootlace_agent::join;
 use bootlace_agent::machine::Machine;
 use bootlace_agent::retry::{Backoff, REFUSED_LIMIT};
+use bootlace_agent::tls::Trust;
 use bootlace_agent::wipe::{End, Report};
 use cosi_wire::resource::state_client::StateClient;
 use cosi_wire::resource::{GetRequest, ListRequest, WatchRequest};
 use prost::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Code, Request, Response, Status};
@@ -127,7 +128,10 @@ async fn tunnel_to(
     let agent = tokio::spawn(async move {
         let routes = routes(machine, Arc::new(many_disks), test_mode);
         let open = AtomicBool::new(false);
-        keep_tunnel(&format!("http://{address}"), &identity(), routes, Backoff::new(1), &open).await;
+        let provider = Provider { uri: format!("http://{address}"), skip_verify: false };
+        let standing = Standing { identity: identity(), trust: Trust::default() };
+        let (_sender, standing) = watch::channel(standing);
+        keep_tunnel(&provider, standing, routes, Backoff::new(1), &open).await;
     });
     (opened, agent)
 }

@@ -13,6 +13,7 @@ use tonic::transport::Endpoint as Uri;
 
 use super::{Plan, PlanError};
 use crate::console::chain;
+use crate::tls::{self, Taken, Trust};
 use crate::{say, sys};
 
 /// Streams at once: the control plane's calls, and the machine's own.
@@ -31,9 +32,6 @@ pub enum UpError {
     /// No socket.
     #[error("no socket for WireGuard")]
     Socket(#[source] std::io::Error),
-    /// The machine API's address cannot be used.
-    #[error("the machine API's address cannot be used")]
-    Uri(#[from] tonic::transport::Error),
     /// The device refuses the control plane.
     #[error("the control plane is no peer")]
     Peer(#[from] PeerError),
@@ -59,7 +57,7 @@ impl Drop for Up {
 
 impl Up {
     /// Brings the tunnel up and begins the handshake; it does not wait for it.
-    pub async fn start(plan: Plan, key: &PrivateKey) -> Result<Self, UpError> {
+    pub async fn start(plan: Plan, trust: Trust, key: &PrivateKey) -> Result<Self, UpError> {
         let mut seed = [0; 8];
         let _ = sys::random(&mut seed, false);
         let tunnel = Tunnel::new(TunnelConfig {
@@ -80,7 +78,7 @@ impl Up {
             (Endpoint::Udp(server), _) => Some(bind(server).await.map_err(UpError::Socket)?),
             (Endpoint::Relay(server), Some(own)) => {
                 tunnel.relay().expect(server);
-                let uri = Uri::from_shared(plan.machine_api.clone())?;
+                let uri = (plan.machine_api.clone(), Taken::NamedOrPublic(trust));
                 let (tunnel, refused) = (tunnel.clone(), Arc::clone(&refused));
                 tasks.push(tokio::spawn(keep_stream(tunnel, uri, own, server, refused)));
                 None
@@ -152,14 +150,16 @@ async fn bind(server: SocketAddr) -> std::io::Result<UdpSocket> {
 /// Keeps the stream open until it is refused.
 async fn keep_stream(
     tunnel: Tunnel,
-    uri: Uri,
+    (uri, taken): (String, Taken),
     own: SocketAddrV6,
     server: SocketAddrV6,
     refused: Arc<Notify>,
 ) {
-    let uri = uri.connect_timeout(STREAM_PAUSE * 5).tcp_nodelay(true).http2_keep_alive_interval(KEEPALIVE);
+    let limited = |endpoint: Uri| {
+        endpoint.connect_timeout(STREAM_PAUSE * 5).tcp_nodelay(true).http2_keep_alive_interval(KEEPALIVE)
+    };
     loop {
-        match uri.connect().await {
+        match tls::connect(&uri, &taken, limited).await {
             Ok(channel) => match tunnel.relay().keep_stream(channel, own, server).await {
                 RelayError::NotAllowed => {
                     refused.notify_one();

@@ -29,7 +29,7 @@ use std::time::Duration;
 
 pub use channel::TunnelChannel;
 pub use frame::{Frame, Metadata};
-pub use serve::{Ended, ServeError, connect, endpoint, serve, serve_with};
+pub use serve::{Ended, ServeError, connect, limited, serve, serve_with};
 pub use service::{Opened, TunnelHandler, TunnelService};
 
 /// Request and response header by which both sides agree that a Settings frame is sent.

@@ -12,13 +12,11 @@ use tokio::sync::{mpsc, watch};
 use crate::config::{Config, Static};
 use crate::sys;
 
-const RESOLV_CONF: &str = "/etc/resolv.conf";
-
 /// Keeps the network up, and says when there is an address. Never returns.
 pub(crate) async fn run(config: Arc<Config>, ready: watch::Sender<bool>) {
     let _ = fs::write("/etc/hosts", format!("127.0.0.1 localhost {}\n", config.name));
     let _ = agent_sys::link_up("lo");
-    write_resolv(&config.dns);
+    net::write_resolv(&config.dns);
     let mut seed = [0; 4];
     let _ = agent_sys::random(&mut seed, false);
     let seed = u32::from_ne_bytes(seed);
@@ -26,7 +24,7 @@ pub(crate) async fn run(config: Arc<Config>, ready: watch::Sender<bool>) {
     let follow = async {
         while let Some(up) = addresses.recv().await {
             if config.dns.is_empty() {
-                write_resolv(&up.lease.dns);
+                net::write_resolv(&up.lease.dns);
             }
             ready.send_replace(true);
         }
@@ -99,30 +97,5 @@ fn set_static(name: &str, Static { address, prefix, gateway }: Static) {
         && let Err(error) = agent_sys::add_default_route(gateway)
     {
         say!("{name}: route over {gateway} cannot be set: {error}");
-    }
-}
-
-fn write_resolv(servers: &[Ipv4Addr]) {
-    let _ = fs::create_dir_all("/etc");
-    if let Err(error) = fs::write(RESOLV_CONF, resolv(servers)) {
-        say!("{RESOLV_CONF}: {error}");
-    }
-}
-
-fn resolv(servers: &[Ipv4Addr]) -> String {
-    servers.iter().map(|server| format!("nameserver {server}\n")).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn name_servers_are_written_as_the_resolver_reads_them() {
-        assert_eq!(resolv(&[]), "");
-        assert_eq!(
-            resolv(&[[192, 0, 2, 1].into(), [192, 0, 2, 2].into()]),
-            "nameserver 192.0.2.1\nnameserver 192.0.2.2\n"
-        );
     }
 }

@@ -49,9 +49,9 @@ pub enum ServeError {
     TimedOut,
 }
 
-/// An endpoint with the keepalive that a tunnel needs: a dead peer is noticed within 15 s.
-pub fn endpoint(uri: http::Uri) -> Endpoint {
-    Endpoint::from(uri)
+/// The endpoint with the keepalive that a tunnel needs: a dead peer is noticed within 15 s.
+pub fn limited(endpoint: Endpoint) -> Endpoint {
+    endpoint
         .connect_timeout(OPEN_TIMEOUT)
         .tcp_nodelay(true)
         .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
@@ -59,9 +59,9 @@ pub fn endpoint(uri: http::Uri) -> Endpoint {
         .keep_alive_while_idle(true)
 }
 
-/// Connects to an [`endpoint`].
+/// Connects without TLS, [`limited`].
 pub async fn connect(uri: http::Uri) -> Result<Channel, tonic::transport::Error> {
-    endpoint(uri).connect().await
+    limited(Endpoint::from(uri)).connect().await
 }
 
 /// Opens a reverse tunnel and serves its calls until it ends. `metadata` names the machine
