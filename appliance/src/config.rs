@@ -21,6 +21,7 @@ pub(crate) use flags::Overrides;
 pub(crate) use interfaces::{DhcpMode, Interface, Profile, Stack};
 use netboot::ipxe::{DiskMethod, KernelArgs};
 use netboot_assets::factory::FactoryConfig;
+use omni_link::controller::RedfishUse;
 use power::PxeMode;
 use provider::machine_config::ExtraDocuments;
 pub(crate) use tls::{Certificates, Tls};
@@ -50,6 +51,8 @@ pub(crate) struct Config {
     pub netboot: Netboot,
     /// What machines boot.
     pub boot: Boot,
+    /// How BMCs are asked for Redfish.
+    pub redfish: Redfish,
     /// Limits of calls to the agent, and its arguments.
     pub agent: Agent,
     /// The Omni to link to; the embedded hub when absent.
@@ -107,6 +110,21 @@ pub(crate) struct Boot {
     pub extra_documents: ExtraDocuments,
     /// Kernel arguments for Talos.
     pub extra_kernel_args: KernelArgs,
+}
+
+/// See [`file::Redfish`].
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Redfish {
+    /// When BMCs are switched by it.
+    pub usage: RedfishUse,
+    /// HTTPS; plain HTTP otherwise.
+    pub https: bool,
+    /// Do not check the BMCs' certificates.
+    pub insecure_skip_tls_verify: bool,
+    /// TCP port.
+    pub port: u16,
+    /// Name the firmware personality with the boot source.
+    pub set_boot_source_override_mode: bool,
 }
 
 /// What a machine boots to be discovered.

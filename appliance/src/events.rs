@@ -25,7 +25,9 @@ pub(crate) fn of_link(id: &str, happening: Happening) -> Event {
         }
         Happening::Inventory { summary } => Step::Inventory { summary },
         Happening::AgentFailed { reason } => Step::AgentFailed { reason },
-        Happening::PowerConfigured { driver } => Step::PowerConfigured { driver: driver.to_owned() },
+        Happening::PowerConfigured { driver, reason } => {
+            Step::PowerConfigured { driver: driver.to_owned(), reason }
+        }
         Happening::PowerOn { pxe } => Step::PowerOn { pxe },
         Happening::PowerOff => Step::PowerOff,
         Happening::PowerFailed { reason } => Step::PowerFailed { reason },

@@ -17,6 +17,7 @@ use crate::agents::Agents;
 use crate::happening::Observer;
 use crate::tunnels::Tunnels;
 use crate::view::View;
+pub use power::{Redfish, RedfishUse};
 
 /// Machines looked at for the first time together, and the pause before the next ones: at the start of a site
 /// of thousands, what all of them begin with (asking the BMC) comes one by one.
@@ -39,6 +40,8 @@ pub struct Controller {
     pub policy: provider::Policy,
     /// Boot device setting for BMCs.
     pub pxe_mode: PxeMode,
+    /// How BMCs are asked for Redfish.
+    pub redfish: Redfish,
     /// Where the HTTP power APIs are listed.
     pub power_apis: Option<AddressBook>,
     /// The boot journal.

@@ -28,7 +28,7 @@ use tonic::transport::Channel;
 
 pub use clock::Clocked;
 pub use limited::Limited;
-pub use tls::TlsError;
+pub use tls::{TlsError, bmc_config};
 
 /// Between pings on a quiet connection, as Omni's own client has it: a stalled link shows by then.
 const KEEPALIVE: Duration = Duration::from_secs(60);

@@ -49,10 +49,12 @@ pub enum Happening {
         /// What was asked, and why there is no answer.
         reason: String,
     },
-    /// How to switch the machine is known.
+    /// The machine can be switched.
     PowerConfigured {
-        /// The driver: `api` or `ipmi`.
+        /// The driver: `api`, `redfish` or `ipmi`.
         driver: &'static str,
+        /// Why this one, where there was a choice.
+        reason: String,
     },
     /// The machine was switched on.
     PowerOn {

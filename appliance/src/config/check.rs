@@ -8,6 +8,7 @@ use std::time::Duration;
 use agent_wire::keep::Keep;
 use netboot::ipxe::KernelArgs;
 use netboot_assets::factory::FactoryConfig;
+use omni_link::controller::RedfishUse;
 use power::PxeMode;
 use provider::machine_config::ExtraDocuments;
 use toml::Spanned;
@@ -16,7 +17,8 @@ use tracing_subscriber::EnvFilter;
 use super::file::{self, File};
 use super::flags::Overrides;
 use super::{
-    Agent, AgentKind, Api, Boot, Config, ConfigError, Hub, Netboot, Omni, Provider, SOCKET_NAME, Wireguard,
+    Agent, AgentKind, Api, Boot, Config, ConfigError, Hub, Netboot, Omni, Provider, Redfish, SOCKET_NAME,
+    Wireguard,
 };
 
 const DEFAULT_STATE_DIR: &str = "/var/lib/bootlace";
@@ -143,6 +145,7 @@ impl Checker<'_> {
                 interfaces: self.interfaces(&file.netboot.interface, &file.profile)?,
             },
             boot: self.boot(&file.boot, flags.omni_ca_file.clone().or(file.omni.ca_file.clone()), flags)?,
+            redfish: self.redfish(&file.redfish, flags)?,
             agent: self.agent(&file.agent, &file.wipe, flags)?,
             omni: self.omni(&file.omni, flags)?,
             provider: Provider {
@@ -271,6 +274,32 @@ impl Checker<'_> {
         ExtraDocuments::parse(&text).map_err(|error| ConfigError::Invalid {
             place: path.display().to_string(),
             message: error.to_string(),
+        })
+    }
+
+    fn redfish(&self, redfish: &file::Redfish, flags: &Overrides) -> Result<Redfish, ConfigError> {
+        let always = flags.redfish_use_always.or(redfish.use_always).unwrap_or(false);
+        let available = flags.redfish_use_when_available.or(redfish.use_when_available).unwrap_or(true);
+        let port = flags.redfish_port.or(redfish.port).unwrap_or(443);
+        if port == 0 {
+            return Err(self.wrong("redfish.port", "BMCs have it on a port above 0, mostly 443".to_owned()));
+        }
+        Ok(Redfish {
+            usage: match (always, available) {
+                (true, _) => RedfishUse::Always,
+                (false, true) => RedfishUse::WhenAvailable,
+                (false, false) => RedfishUse::Never,
+            },
+            https: flags.redfish_use_https.or(redfish.use_https).unwrap_or(true),
+            insecure_skip_tls_verify: flags
+                .redfish_insecure_skip_tls_verify
+                .or(redfish.insecure_skip_tls_verify)
+                .unwrap_or(true),
+            port,
+            set_boot_source_override_mode: flags
+                .redfish_set_boot_source_override_mode
+                .or(redfish.set_boot_source_override_mode)
+                .unwrap_or(true),
         })
     }
 

@@ -35,6 +35,8 @@ pub(super) struct File {
     pub boot: Boot,
     /// What machines of some networks boot otherwise.
     pub profile: BTreeMap<String, super::interfaces::ProfileTable>,
+    /// How BMCs are asked for Redfish.
+    pub redfish: Redfish,
     /// The discovery agent.
     pub agent: Agent,
     /// The link to an Omni elsewhere.
@@ -102,6 +104,24 @@ pub(super) struct Boot {
     pub extra_machine_config_path: Option<PathBuf>,
     /// Kernel arguments for Talos, after the built-in ones.
     pub extra_kernel_args: Vec<Spanned<String>>,
+}
+
+/// `[redfish]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Redfish {
+    /// By Redfish only, never by IPMI.
+    pub use_always: Option<bool>,
+    /// By Redfish where it answers, else by IPMI.
+    pub use_when_available: Option<bool>,
+    /// HTTPS; plain HTTP otherwise.
+    pub use_https: Option<bool>,
+    /// Do not check the BMCs' certificates.
+    pub insecure_skip_tls_verify: Option<bool>,
+    /// TCP port.
+    pub port: Option<u16>,
+    /// Name the firmware personality with the boot source.
+    pub set_boot_source_override_mode: Option<bool>,
 }
 
 /// `[agent]`

@@ -56,6 +56,24 @@ pub(crate) struct Overrides {
     /// Boot device setting for BMCs: bios or uefi [default: uefi]
     #[arg(long, value_name = "MODE")]
     pub ipmi_pxe_boot_mode: Option<String>,
+    /// Switch BMCs by Redfish only [default: false]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub redfish_use_always: Option<bool>,
+    /// Switch BMCs by Redfish where it answers, else by IPMI [default: true]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub redfish_use_when_available: Option<bool>,
+    /// Redfish over HTTPS [default: true]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub redfish_use_https: Option<bool>,
+    /// Do not check the BMCs' certificates [default: true]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub redfish_insecure_skip_tls_verify: Option<bool>,
+    /// TCP port of Redfish [default: 443]
+    #[arg(long, value_name = "PORT")]
+    pub redfish_port: Option<u16>,
+    /// Name the firmware mode with the boot source; some BMCs want it not [default: true]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub redfish_set_boot_source_override_mode: Option<bool>,
     /// Log at debug level
     #[arg(long)]
     pub debug: bool,

@@ -11,13 +11,14 @@ use cosi::database::OpenError;
 use futures_util::FutureExt;
 use omni_auth::ServiceAccountKey;
 use omni_link::agents::{Agents, Timeouts};
-use omni_link::controller::Controller;
+use omni_link::controller::{Controller, Redfish};
 use omni_link::disk::Disk;
-use omni_link::endpoint::{Endpoint, EndpointOptions, connect};
+use omni_link::endpoint::{Endpoint, EndpointOptions, bmc_config, connect};
 use omni_link::provider::{Provider, ProviderInfo};
 use omni_link::tunnels::Tunnels;
 use omni_link::view::{self, GRACE, View, ViewOptions};
 use power::api::AddressBook;
+use power::redfish::RedfishOptions;
 
 use super::Site;
 use crate::config::{Config, Omni};
@@ -59,6 +60,7 @@ pub(super) fn start(site: &mut Site, own_key: Option<ServiceAccountKey>) -> anyh
         fast_wipe: config.agent.fast_wipe_timeout,
         zeroes_wipe: config.agent.zeroes_wipe_timeout,
     };
+    let redfish = redfish_of(config)?;
     let controller = Controller {
         provider_id: config.id.clone(),
         state: Arc::clone(&state),
@@ -71,6 +73,7 @@ pub(super) fn start(site: &mut Site, own_key: Option<ServiceAccountKey>) -> anyh
             ..provider::Policy::default()
         },
         pxe_mode: config.boot.pxe_mode,
+        redfish,
         power_apis: config.api.power_mgmt_state_dir.clone().map(AddressBook::new),
         observer,
         started: SystemTime::now(),
@@ -114,6 +117,22 @@ fn endpoint_of(omni: &Omni) -> anyhow::Result<Endpoint> {
         allow_plaintext: omni.allow_plaintext,
     };
     Ok(Endpoint::parse(&omni.endpoint, &options)?)
+}
+
+/// A BMC's certificate may be signed by the authority that signs Omni's.
+fn redfish_of(config: &Config) -> anyhow::Result<Redfish> {
+    let settings = &config.redfish;
+    let ca_file = config.boot.factory.ca_file.as_deref();
+    let tls = match settings.https {
+        true => Some(Arc::new(bmc_config(settings.insecure_skip_tls_verify, ca_file)?)),
+        false => None,
+    };
+    let options = RedfishOptions {
+        tls,
+        port: settings.port,
+        set_boot_source_override_mode: settings.set_boot_source_override_mode,
+    };
+    Ok(Redfish { usage: settings.usage, options })
 }
 
 /// What is said to the own address does not leave this host, whatever the address is.

@@ -137,6 +137,9 @@ pub enum Step {
     PowerConfigured {
         /// By which driver.
         driver: String,
+        /// Why by this one, where there was a choice.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        reason: String,
     },
     /// It was switched on.
     PowerOn {
@@ -216,7 +219,10 @@ impl fmt::Display for Step {
             Self::TunnelRefused { reason } => write!(f, "was refused an agent tunnel: {reason}"),
             Self::Inventory { summary } => write!(f, "is {summary}"),
             Self::AgentFailed { reason } => write!(f, "has an agent that does not answer: {reason}"),
-            Self::PowerConfigured { driver } => write!(f, "can be switched by {driver}"),
+            Self::PowerConfigured { driver, reason } if reason.is_empty() => {
+                write!(f, "can be switched by {driver}")
+            }
+            Self::PowerConfigured { driver, reason } => write!(f, "can be switched by {driver}: {reason}"),
             Self::PowerOn { pxe: true } => f.write_str("was switched on, network first"),
             Self::PowerOn { pxe: false } => f.write_str("was switched on"),
             Self::PowerOff => f.write_str("was switched off"),

@@ -48,7 +48,7 @@ fn steps() -> Vec<Step> {
         Step::TunnelRefused { reason: text() },
         Step::Inventory { summary: "2 cores".to_owned() },
         Step::AgentFailed { reason: text() },
-        Step::PowerConfigured { driver: "redfish".to_owned() },
+        Step::PowerConfigured { driver: "redfish".to_owned(), reason: "Dell, Redfish 1.11.0".to_owned() },
         Step::PowerOn { pxe: true },
         Step::PowerOn { pxe: false },
         Step::PowerOff,

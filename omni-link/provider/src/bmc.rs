@@ -18,6 +18,14 @@ pub enum BmcPlan {
     Ask,
 }
 
+impl BmcConfigurationSpec {
+    /// Whether both lead to the same controller as the same user, whatever drives it.
+    #[must_use]
+    pub fn same_controller(&self, other: &Self) -> bool {
+        (&self.ipmi, &self.api) == (&other.ipmi, &other.api)
+    }
+}
+
 /// `user`: what a person typed in; `known`: what is recorded. What a person took away is learnt anew from
 /// the agent; until then the old one is better than none.
 #[must_use]
@@ -37,6 +45,11 @@ pub fn bmc_plan(user: Option<&InfraMachineBmcConfigSpec>, known: Option<&BmcConf
         }),
         api: user.api.as_ref().map(|api| Api { address: api.address.clone() }),
         manually_configured: true,
+        ..BmcConfigurationSpec::default()
     };
-    if known == Some(&wanted) { BmcPlan::Keep } else { BmcPlan::Record(Box::new(wanted)) }
+    if known.is_some_and(|known| known.manually_configured && known.same_controller(&wanted)) {
+        BmcPlan::Keep
+    } else {
+        BmcPlan::Record(Box::new(wanted))
+    }
 }

@@ -80,9 +80,9 @@ impl Task {
     pub(super) fn new(controller: Arc<Controller>, id: String) -> Self {
         Self {
             since: controller.started.max(SystemTime::UNIX_EPOCH),
+            power: PowerState::new(&id, controller.redfish.clone()),
             controller,
             id,
-            power: PowerState::default(),
             asked: None,
             backoff: Backoff::new(RETRY_MIN, RETRY_MAX),
             reported: None,
@@ -181,6 +181,9 @@ impl Task {
             return Ok(Next::Again);
         }
         self.poll_power(&machine).await?;
+        if self.record_driver(&machine).await? {
+            return Ok(Next::Again);
+        }
         let view = self.view_of(&machine, infra);
         if self.report(&machine, &view).await? || self.act(&machine, &view).await? {
             return Ok(Next::Again);

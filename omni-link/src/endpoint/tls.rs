@@ -1,6 +1,6 @@
-//! Whom we take for Omni.
+//! Whom we take for Omni, and for a BMC.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -35,35 +35,45 @@ pub enum TlsError {
 }
 
 pub(super) fn config(options: &EndpointOptions) -> Result<ClientConfig, TlsError> {
-    let provider = Arc::new(ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
-        .with_safe_default_protocol_versions()
-        .map_err(TlsError::Setup)?;
-    let roots = roots(options)?;
-    let mut config = if options.insecure_skip_tls_verify {
-        let verifier = Arc::new(Anyone { provider });
-        builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth()
-    } else {
-        builder.with_root_certificates(roots).with_no_client_auth()
-    };
+    let mut config = plain_config(options.insecure_skip_tls_verify, options.ca_file.as_deref())?;
     config.alpn_protocols = vec![ALPN.to_vec()];
     Ok(config)
 }
 
-fn roots(options: &EndpointOptions) -> Result<RootCertStore, TlsError> {
+/// Whom we take for a machine's BMC: whoever answers, as the peer does unless told otherwise, or who has a certificate
+/// of a known authority for its address. Up to TLS 1.2 is what most BMCs have.
+pub fn bmc_config(insecure_skip_tls_verify: bool, ca_file: Option<&Path>) -> Result<ClientConfig, TlsError> {
+    plain_config(insecure_skip_tls_verify, ca_file)
+}
+
+fn plain_config(insecure_skip_tls_verify: bool, ca_file: Option<&Path>) -> Result<ClientConfig, TlsError> {
+    let provider = Arc::new(ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .map_err(TlsError::Setup)?;
+    let roots = roots(ca_file)?;
+    Ok(if insecure_skip_tls_verify {
+        let verifier = Arc::new(Anyone { provider });
+        builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth()
+    } else {
+        builder.with_root_certificates(roots).with_no_client_auth()
+    })
+}
+
+fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
-    let Some(path) = &options.ca_file else {
+    let Some(path) = ca_file else {
         roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
         return Ok(roots);
     };
-    let failed = |source| TlsError::CaFile { path: path.clone(), source };
+    let failed = |source| TlsError::CaFile { path: path.to_path_buf(), source };
     for certificate in CertificateDer::pem_file_iter(path).map_err(failed)? {
         roots.add_parsable_certificates([certificate.map_err(failed)?]);
     }
-    if roots.is_empty() { Err(TlsError::NoCertificate(path.clone())) } else { Ok(roots) }
+    if roots.is_empty() { Err(TlsError::NoCertificate(path.to_path_buf())) } else { Ok(roots) }
 }
 
-/// `--insecure-skip-tls-verify`: any certificate will do, but whoever shows it must have its key.
+/// `--insecure-skip-tls-verify`, of Omni or of Redfish: any certificate will do, but whoever shows it must have its key.
 #[derive(Debug)]
 struct Anyone {
     provider: Arc<CryptoProvider>,

@@ -23,7 +23,7 @@ use cosi::server::StateService;
 use cosi::{Kind, Resource, State, StateError, UpdateOptions};
 use omni_link::Happening;
 use omni_link::agents::{Agents, Timeouts};
-use omni_link::controller::Controller;
+use omni_link::controller::{Controller, Redfish};
 use omni_link::disk::Disk;
 use omni_link::tunnels::Tunnels;
 use omni_link::view::{self, Machine, View, ViewOptions};
@@ -199,6 +199,8 @@ pub(crate) struct Site {
     pub(crate) grace: Duration,
     /// How long a call to the agent may take.
     pub(crate) call_limit: Duration,
+    /// How BMCs are asked for Redfish: not at all.
+    pub(crate) redfish: Redfish,
     pub(crate) agent: Agent,
     pub(crate) bmc: Bmc,
     pub(crate) bmc_address: SocketAddr,
@@ -234,6 +236,7 @@ impl Site {
             disk: Arc::new(Disk::in_memory().unwrap()),
             grace: omni_link::view::GRACE,
             call_limit: Duration::from_secs(5),
+            redfish: Redfish::off(),
             agent: Agent::default(),
             bmc,
             bmc_address,
@@ -264,6 +267,7 @@ impl Site {
             agents: Agents::new(Arc::clone(&tunnels), timeouts, false),
             policy: provider::Policy::default(),
             pxe_mode: PxeMode::Uefi,
+            redfish: self.redfish.clone(),
             power_apis: Some(AddressBook::new(self.dir.path())),
             observer,
             started: SystemTime::now(),

@@ -38,13 +38,10 @@ impl Root {
     pub(super) fn of(root: &Value, target: &Target) -> Option<Self> {
         let systems = link(root.get("Systems")?, target)?;
         let version = text(root, "RedfishVersion");
-        let mut parts: Vec<&str> = Vec::new();
-        for part in [text(root, "Vendor"), text(root, "Product")].into_iter().flatten() {
-            if !parts.contains(&part) {
-                parts.push(part);
-            }
-        }
-        let mut name = parts.join(" ");
+        let mut name = match (text(root, "Vendor"), text(root, "Product")) {
+            (Some(vendor), Some(product)) if !product.starts_with(vendor) => format!("{vendor} {product}"),
+            (vendor, product) => product.or(vendor).unwrap_or_default().to_owned(),
+        };
         if let Some(version) = version {
             let gap = if name.is_empty() { "" } else { ", " };
             name = format!("{name}{gap}Redfish {version}");

@@ -21,7 +21,7 @@ use cosi::{Pointer, Resource, State, StateError};
 use hub::{Hub, HubConfig};
 use omni_auth::ServiceAccountKey;
 use omni_link::agents::{Agents, Timeouts};
-use omni_link::controller::Controller;
+use omni_link::controller::{Controller, Redfish};
 use omni_link::disk::Disk;
 use omni_link::endpoint::{Endpoint as OmniEndpoint, EndpointOptions, connect};
 use omni_link::provider::{Provider, ProviderInfo};
@@ -207,6 +207,7 @@ impl Site {
                 agents: Agents::new(Arc::clone(&tunnels), timeouts, false),
                 policy: provider::Policy { boot_deadline: BOOT_DEADLINE, ..provider::Policy::default() },
                 pxe_mode: PxeMode::Uefi,
+                redfish: Redfish::off(),
                 power_apis: Some(AddressBook::new(directory)),
                 observer,
                 started: SystemTime::now(),

@@ -33,6 +33,8 @@ fn what_a_person_typed_in_replaces_everything() {
     let ipmi = manual.ipmi.clone().expect("ipmi was typed in");
     assert_eq!((ipmi.address.as_str(), ipmi.port), ("10.0.0.9", 623));
     assert_eq!(bmc_plan(Some(&typed_in()), Some(&manual)), BmcPlan::Keep);
+    let driven = BmcConfigurationSpec { driver: "redfish".into(), ..manual.clone() };
+    assert_eq!(bmc_plan(Some(&typed_in()), Some(&driven)), BmcPlan::Keep, "whatever drives it");
     assert_eq!(bmc_plan(Some(&typed_in()), Some(&from_agent())), BmcPlan::Record(Box::new(manual)));
 }
 

@@ -64,9 +64,26 @@ impl Task {
             BmcPlan::Ask if self.controller.agents.is_connected(&self.id) => self.ask_for_power().await?,
             BmcPlan::Ask => return Ok(false),
         };
-        let driver = if spec.api.is_some() { "api" } else { "ipmi" };
         self.write(Part::Bmc, machine, &spec).await?;
-        self.tell(Happening::PowerConfigured { driver });
+        if spec.api.is_some() {
+            self.tell(Happening::PowerConfigured { driver: "api", reason: String::new() });
+        }
+        Ok(true)
+    }
+
+    /// Writes down what answers at the BMC's address, once it has: Redfish or IPMI.
+    pub(super) async fn record_driver(&self, machine: &Machine) -> Result<bool, StepError> {
+        let (Some(bmc), Some(choice)) = (&machine.bmc, self.power.choice()) else { return Ok(false) };
+        if bmc.spec.driver == choice.driver {
+            return Ok(false);
+        }
+        let spec = BmcConfigurationSpec {
+            driver: choice.driver.to_owned(),
+            driver_reason: choice.reason.clone(),
+            ..bmc.spec.clone()
+        };
+        self.write(Part::Bmc, machine, &spec).await?;
+        self.tell(Happening::PowerConfigured { driver: choice.driver, reason: choice.reason });
         Ok(true)
     }
 
