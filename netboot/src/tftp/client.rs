@@ -83,7 +83,9 @@ pub struct Client {
     block_size: u16,
     window: u16,
     state: State,
-    data: Vec<u8>,
+    /// Absent when nobody wants them.
+    data: Option<Vec<u8>>,
+    received: usize,
     deadline: Option<Time>,
     silences: u32,
     out: Option<Vec<u8>>,
@@ -99,13 +101,20 @@ impl Client {
             block_size: DEFAULT_BLOCK_SIZE,
             window: 1,
             state: State::Asking,
-            data: Vec::new(),
+            data: Some(Vec::new()),
+            received: 0,
             deadline: Some(now + FIRST_WAIT),
             silences: 0,
             out: None,
         };
         client.ask();
         client
+    }
+
+    /// The same, which counts the bytes and forgets them: for load by the thousand.
+    #[must_use]
+    pub fn counting(now: Time, wanted: Wanted) -> Self {
+        Self { data: None, ..Self::new(now, wanted) }
     }
 
     /// Takes in one datagram.
@@ -159,12 +168,12 @@ impl Client {
         self.out.take().map(|bytes| (self.peer.unwrap_or(self.wanted.server), bytes))
     }
 
-    /// The file, or why there is none; nothing while it runs. A finished client may go on answering late
+    /// The file (nothing of it when it is only counted), or why there is none; nothing while it runs. A finished client may go on answering late
     /// copies of the last block, for a server that missed its ACK.
     pub fn outcome(&self) -> Option<Result<&[u8], &ClientError>> {
         match &self.state {
             State::Asking | State::Receiving { .. } => None,
-            State::Done { .. } => Some(Ok(&self.data)),
+            State::Done { .. } => Some(Ok(self.data.as_deref().unwrap_or_default())),
             State::Failed(error) => Some(Err(error)),
         }
     }
@@ -172,7 +181,7 @@ impl Client {
     /// Bytes so far.
     #[must_use]
     pub fn received(&self) -> usize {
-        self.data.len()
+        self.received
     }
 
     fn handle_option_ack(&mut self, now: Time, from: SocketAddrV4, agreed: Options) {
@@ -242,10 +251,13 @@ impl Client {
             *fresh = 0;
         }
         let number = *next - 1;
-        if self.data.len() + payload.len() > self.wanted.max_bytes {
+        if self.received + payload.len() > self.wanted.max_bytes {
             return self.too_large();
         }
-        self.data.extend_from_slice(payload);
+        self.received += payload.len();
+        if let Some(data) = &mut self.data {
+            data.extend_from_slice(payload);
+        }
         self.heard(now);
         if answer {
             self.send(&Packet::Ack { block });

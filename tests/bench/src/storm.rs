@@ -248,7 +248,7 @@ impl Shared {
         for options in sizes {
             told = Some(tftp::ask_size(wanted(*options), address, SIZE_LIMIT).await.context("size")?);
         }
-        let mut link = Link::clean().with_timeout(firmware.tftp_timeout());
+        let mut link = Link::clean().with_timeout(firmware.tftp_timeout()).together();
         let transfer = tftp::read(wanted(*last), address, &mut link, self.epoch).await?;
         ensure!(told.is_none_or(|size| size == transfer.bytes), "{} bytes came of {told:?}", transfer.bytes);
         boot.bytes += transfer.bytes;

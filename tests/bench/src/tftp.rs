@@ -3,8 +3,9 @@
 //! Loss and delay are made here, in the client: each DATA and each ACK is dropped by chance, each packet that the
 //! client sends is held back. (The kernels that this runs on have no netem.)
 
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::rc::Rc;
 use std::sync::{Arc, mpsc};
 use std::thread;
@@ -13,6 +14,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 use netboot::Time;
 use netboot::tftp::{Client, ClientError, Options, Wanted};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrIn, recvmsg, setsockopt, sockopt};
+use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio::task::LocalSet;
 
@@ -56,6 +59,9 @@ pub struct Load {
     /// DATA and ACK packets lost, in percent
     #[arg(long, default_value_t = 0.0)]
     pub loss: f64,
+    /// Datagrams of a window reach the client as one where the kernel can (UDP_GRO), as segments of TCP always do
+    #[arg(long)]
+    pub together: bool,
     /// How long the client's packets are held back, in microseconds
     #[arg(long, default_value_t = 0)]
     pub delay_us: u64,
@@ -101,6 +107,7 @@ impl Load {
                     loss: self.loss / 100.0,
                     delay: delayed.clone(),
                     timeout: self.client_timeout_ms.map(Duration::from_millis),
+                    together: self.together,
                 };
                 let (load, began) = (self.clone(), started);
                 let from =
@@ -168,18 +175,36 @@ pub(crate) struct Link {
     loss: f64,
     delay: Option<Delay>,
     timeout: Option<Duration>,
+    together: bool,
 }
 
 impl Link {
     /// Nothing is lost, nothing waits.
     pub(crate) fn clean() -> Self {
-        Self { chance: Chance::new(1), loss: 0.0, delay: None, timeout: None }
+        Self { chance: Chance::new(1), loss: 0.0, delay: None, timeout: None, together: false }
     }
 
     /// The client says its last word again after so long; doubling from 250 ms when nothing is said.
     pub(crate) fn with_timeout(mut self, timeout: Option<Duration>) -> Self {
         self.timeout = timeout;
         self
+    }
+
+    /// Datagrams of a window reach the client as one, as segments of TCP always do.
+    pub(crate) fn together(mut self) -> Self {
+        self.together = true;
+        self
+    }
+
+    /// One datagram, or several of one length (the last may be shorter): bytes, length of one, and from whom.
+    fn receive(&self, socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<(usize, usize, SocketAddrV4)> {
+        if self.together {
+            return socket.try_io(Interest::READABLE, || receive_together(socket.as_raw_fd(), buffer));
+        }
+        match socket.try_recv_from(buffer)? {
+            (length, std::net::SocketAddr::V4(peer)) => Ok((length, length.max(1), peer)),
+            _ => Err(io::ErrorKind::Unsupported.into()),
+        }
     }
 
     fn loses(&mut self, packet: &[u8]) -> bool {
@@ -198,6 +223,19 @@ impl Link {
     }
 }
 
+fn receive_together(fd: RawFd, buffer: &mut [u8]) -> io::Result<(usize, usize, SocketAddrV4)> {
+    let mut space = nix::cmsg_space!(i32);
+    let mut parts = [IoSliceMut::new(buffer)];
+    let flags = MsgFlags::MSG_DONTWAIT;
+    let message = recvmsg::<SockaddrIn>(fd, &mut parts, Some(&mut space), flags)?;
+    let segment = message.cmsgs()?.find_map(|said| match said {
+        ControlMessageOwned::UdpGroSegments(bytes) => usize::try_from(bytes).ok(),
+        _ => None,
+    });
+    let peer = message.address.ok_or(io::ErrorKind::Unsupported)?;
+    Ok((message.bytes, segment.unwrap_or(message.bytes).max(1), SocketAddrV4::new(peer.ip(), peer.port())))
+}
+
 /// Reads one file.
 pub(crate) async fn read(
     wanted: Wanted,
@@ -206,11 +244,14 @@ pub(crate) async fn read(
     epoch: Instant,
 ) -> Result<Transfer> {
     let socket = Arc::new(UdpSocket::bind((from, 0)).await.context("cannot bind a client's port")?);
+    if link.together {
+        setsockopt(&socket.as_fd(), sockopt::UdpGroSegment, &true).context("no UDP_GRO here")?;
+    }
     // A new socket counts as full until the runtime has looked.
     socket.writable().await?;
     let now = || Time::from_micros(u64::try_from(epoch.elapsed().as_micros()).unwrap_or(u64::MAX));
     let began = Instant::now();
-    let mut client = Client::new(now(), wanted);
+    let mut client = Client::counting(now(), wanted);
     let mut buffer = buffer();
     let (mut repeats, mut heard) = (0, Instant::now());
     loop {
@@ -218,8 +259,8 @@ pub(crate) async fn read(
             link.send(&socket, bytes, to);
         }
         match client.outcome() {
-            Some(Ok(bytes)) => {
-                return Ok(Transfer { bytes: bytes.len() as u64, repeats, took: began.elapsed() });
+            Some(Ok(_)) => {
+                return Ok(Transfer { bytes: client.received() as u64, repeats, took: began.elapsed() });
             }
             Some(Err(error)) => bail!(words(error)),
             None => {}
@@ -241,22 +282,22 @@ pub(crate) async fn read(
             }
         }
         loop {
-            match socket.try_recv_from(&mut buffer) {
-                Ok((length, std::net::SocketAddr::V4(peer))) => {
-                    let packet = &buffer[..length];
-                    if link.loses(packet) {
-                        continue;
-                    }
-                    let before = client.received();
-                    client.handle_packet(now(), peer, packet);
-                    if client.received() > before {
-                        heard = Instant::now();
-                    }
-                    while let Some((to, bytes)) = client.poll_transmit() {
-                        link.send(&socket, bytes, to);
+            match link.receive(&socket, &mut buffer) {
+                Ok((length, segment, peer)) => {
+                    for packet in buffer[..length].chunks(segment) {
+                        if link.loses(packet) {
+                            continue;
+                        }
+                        let before = client.received();
+                        client.handle_packet(now(), peer, packet);
+                        if client.received() > before {
+                            heard = Instant::now();
+                        }
+                        while let Some((to, bytes)) = client.poll_transmit() {
+                            link.send(&socket, bytes, to);
+                        }
                     }
                 }
-                Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 // The server's process or port is not there yet; the next timeout asks again.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => break,

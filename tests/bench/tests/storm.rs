@@ -180,6 +180,7 @@ fn a_bad_wire_loses_nothing_but_time() {
         clients: 5,
         repeat: 1,
         loss: 2.0,
+        together: false,
         delay_us: 100,
         client_timeout_ms: None,
         limit: 60.0,

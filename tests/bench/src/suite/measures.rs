@@ -87,7 +87,10 @@ enum Load {
     Script {
         close: bool,
     },
-    Storm,
+    /// Whole boots, or their files by HTTP alone, which is all that a plain file server can.
+    Storm {
+        plain: bool,
+    },
     Idle,
 }
 
@@ -115,7 +118,8 @@ const ROWS: &[Row] = &[
     ("HTTP, one body of 97 MB compared byte by byte, no loss, single packets", Kind::Raw, 3, RAW, Load::Body { lost: 0 }),
     ("HTTP, the same, 0.1 % of packets lost", Kind::Raw, 3, RAW, Load::Body { lost: 1 }),
     ("HTTP, the same, 1 % of packets lost", Kind::Raw, 3, RAW, Load::Body { lost: 10 }),
-    (STORM, Kind::Storm, 2, &[Ours, Nginx], Load::Storm),
+    (STORM, Kind::Storm, 2, &[Ours, Nginx], Load::Storm { plain: false }),
+    ("The storm's bytes by HTTP alone", Kind::Storm, 2, &[Ours, Nginx], Load::Storm { plain: true }),
 ];
 
 const TFTP: &[Name] = &[Ours, Dnsmasq, TftpdHpa, RsTftpd];
@@ -175,11 +179,13 @@ impl Measure {
                 let close = if close { "--close" } else { "" };
                 words(&format!("script --server {SERVER}:{} --path {path} {close}", http_port(server.name)))
             }
-            Load::Storm => {
-                let plain = format!("--plain 80,/{LOADER},/assets/{KERNEL},/assets/{INITRAMFS}");
-                let plain = if server.name.is_ours() { "" } else { &plain };
+            Load::Storm { plain } => {
+                let loader = if server.name.is_ours() { format!("tftp/{LOADER}") } else { LOADER.to_owned() };
+                let port = http_port(server.name);
+                let files = format!("--plain {port},/{loader},/assets/{KERNEL},/assets/{INITRAMFS}");
+                let files = if server.name.is_ours() && !plain { "" } else { &files };
                 words(&format!(
-                    "storm --server {SERVER} --interface {INTERFACE} {} --clients 1000 --limit 150 --run {run} {plain}",
+                    "storm --server {SERVER} --interface {INTERFACE} {} --clients 1000 --limit 150 --run {run} {files}",
                     machines()
                 ))
             }
