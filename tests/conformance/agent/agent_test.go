@@ -5,10 +5,13 @@ package agent
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -19,6 +22,7 @@ import (
 	agentpb "github.com/siderolabs/talos-metal-agent/api/agent"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
@@ -93,8 +97,13 @@ func next(t *testing.T, ctx context.Context, lines <-chan string) string {
 	return ""
 }
 
-// TestOurAgentServesTheGoProvider is the Go provider's handler with our agent at the other end.
+// TestOurAgentServesTheGoProvider is the Go provider's handler with our agent at the other end, with and without TLS.
 func TestOurAgentServesTheGoProvider(t *testing.T) {
+	t.Run("plain", func(t *testing.T) { ourAgentServesTheGoProvider(t, nil) })
+	t.Run("tls", func(t *testing.T) { ourAgentServesTheGoProvider(t, newAuthority(t)) })
+}
+
+func ourAgentServesTheGoProvider(t *testing.T, ca *authority) {
 	ctx, cancel := context.WithTimeout(t.Context(), bounded)
 	defer cancel()
 
@@ -112,13 +121,15 @@ func TestOurAgentServesTheGoProvider(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)
 
-	server := grpc.NewServer()
-	tunnelpb.RegisterTunnelServiceServer(server, handler.Service())
+	stop := serve(handler.Service(), listener, ca)
+	defer func() { stop() }()
 
-	go server.Serve(listener) //nolint:errcheck // it is stopped below
-	defer server.Stop()
+	arguments := []string{"agent", listener.Addr().String()}
+	if ca != nil {
+		arguments = append(arguments, ca.file)
+	}
 
-	run(t, "agent", listener.Addr().String())
+	run(t, arguments...)
 
 	select {
 	case id := <-opened:
@@ -188,7 +199,7 @@ func TestOurAgentServesTheGoProvider(t *testing.T) {
 
 	// The provider goes, another comes: one machine, and it calls again.
 	address := listener.Addr().String()
-	server.Stop()
+	stop()
 
 	select {
 	case <-closed:
@@ -199,11 +210,7 @@ func TestOurAgentServesTheGoProvider(t *testing.T) {
 	listener, err = net.Listen("tcp", address)
 	must(t, err)
 
-	server = grpc.NewServer()
-	tunnelpb.RegisterTunnelServiceServer(server, handler.Service())
-
-	go server.Serve(listener) //nolint:errcheck // it is stopped with the test
-	defer server.Stop()
+	stop = serve(handler.Service(), listener, ca)
 
 	select {
 	case id := <-opened:
@@ -264,17 +271,48 @@ func (a *goAgent) WipeDisks(ctx context.Context, request *agentpb.WipeDisksReque
 
 // TestTheGoAgentIsServedByOurAppliance is our end of the appliance with an agent of Talos' kind.
 func TestTheGoAgentIsServedByOurAppliance(t *testing.T) {
+	t.Run("plain", func(t *testing.T) { theGoAgentIsServedByOurAppliance(t, false) })
+	t.Run("tls", func(t *testing.T) { theGoAgentIsServedByOurAppliance(t, true) })
+}
+
+func theGoAgentIsServedByOurAppliance(t *testing.T, encrypted bool) {
 	ctx, cancel := context.WithTimeout(t.Context(), bounded)
 	defer cancel()
 
-	lines := run(t, "appliance", "127.0.0.1:0")
+	file := filepath.Join(t.TempDir(), "ca.pem")
+	arguments := []string{"appliance", "127.0.0.1:0"}
+
+	if encrypted {
+		arguments = append(arguments, file)
+	}
+
+	lines := run(t, arguments...)
 
 	address, found := strings.CutPrefix(next(t, ctx, lines), "listening on ")
 	if !found {
 		t.Fatal("it does not listen")
 	}
 
-	conn, err := grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	transport := insecure.NewCredentials()
+
+	if encrypted {
+		roots := x509.NewCertPool()
+		text, err := os.ReadFile(file)
+		must(t, err)
+
+		if !roots.AppendCertsFromPEM(text) {
+			t.Fatal("no authority")
+		}
+
+		// As Talos' metal agent has it, whose roots are the machine's.
+		transport = credentials.NewTLS(&tls.Config{RootCAs: roots})
+
+		refuses(t, address, &tls.Config{}, "unknown authority")
+		refuses(t, address, &tls.Config{RootCAs: roots, MaxVersion: tls.VersionTLS12}, "protocol version")
+		refuses(t, address, &tls.Config{RootCAs: roots, ServerName: "10.0.0.1"}, "not 10.0.0.1")
+	}
+
+	conn, err := grpc.NewClient(address, grpc.WithTransportCredentials(transport))
 	must(t, err)
 
 	defer conn.Close()
