@@ -7,7 +7,7 @@ use clap::{Subcommand, ValueEnum};
 use cosi::client::GrpcState;
 use cosi::{Kind, ListOptions, Missing, Resource, State, modify};
 use prost::Message;
-use provider::private::InventorySpec;
+use provider::private::{BmcConfigurationSpec, InventorySpec};
 use provider::resources::{
     LABEL_CLUSTER, LABEL_MACHINE_SET, LABEL_ROLE_CONTROLPLANE, LABEL_ROLE_WORKER, PrivateSpec, ResourceSpec,
 };
@@ -104,6 +104,8 @@ struct Machine {
     state: &'static str,
     /// on, off or unknown
     power: &'static str,
+    /// What it is switched by: api, redfish or ipmi; empty while that is not known
+    driver: String,
     ready: bool,
     installed: bool,
     cordoned: bool,
@@ -283,23 +285,30 @@ async fn machines(state: &GrpcState) -> Result<Vec<Machine>, CliError> {
         .iter()
         .find_map(|machine| machine.label(provider::resources::LABEL_INFRA_PROVIDER_ID))
         .unwrap_or("bare-metal");
-    let kind = Kind::new(
-        provider::resources::private_namespace(provider_id),
-        InventorySpec::resource_type(provider_id),
-    );
+    let private = |typ| Kind::new(provider::resources::private_namespace(provider_id), typ);
+    let kind = private(InventorySpec::resource_type(provider_id));
     let mut inventories = by_id::<InventorySpec>(&state.list(&kind, &ListOptions::default()).await?)?;
+    let kind = private(BmcConfigurationSpec::resource_type(provider_id));
+    let bmcs = by_id::<BmcConfigurationSpec>(&state.list(&kind, &ListOptions::default()).await?)?;
     infra
         .iter()
         .map(|resource| {
             let inventory = inventories.remove(resource.id());
-            machine(resource, statuses.get(resource.id()), inventory)
+            let driver = bmcs.get(resource.id()).map(driver).unwrap_or_default();
+            machine(resource, statuses.get(resource.id()), driver, inventory)
         })
         .collect()
+}
+
+/// A BMC's driver is known once it has answered.
+fn driver(bmc: &BmcConfigurationSpec) -> String {
+    if bmc.api.is_some() { "api".to_owned() } else { bmc.driver.clone() }
 }
 
 fn machine(
     resource: &Resource,
     status: Option<&InfraMachineStatusSpec>,
+    driver: String,
     inventory: Option<InventorySpec>,
 ) -> Result<Machine, CliError> {
     let spec: InfraMachineSpec = decode(resource)?;
@@ -318,6 +327,7 @@ fn machine(
         id: resource.id().to_owned(),
         state,
         power,
+        driver,
         ready: status.is_some_and(|status| status.ready_to_use),
         installed: status.is_some_and(|status| status.installed),
         cordoned: spec.cordoned,
@@ -365,12 +375,13 @@ fn overview(machines: &[Machine]) -> comfy_table::Table {
     let yes = |yes: bool| if yes { "yes" } else { "no" }.to_owned();
     let or_dash = |text: &str| if text.is_empty() { "-".to_owned() } else { text.to_owned() };
     table(
-        &["ID", "STATE", "POWER", "READY", "INSTALLED", "CLUSTER", "TALOS", "MAC"],
+        &["ID", "STATE", "POWER", "BY", "READY", "INSTALLED", "CLUSTER", "TALOS", "MAC"],
         machines.iter().map(|machine| {
             vec![
                 machine.id.clone(),
                 machine.state.to_owned(),
                 machine.power.to_owned(),
+                or_dash(&machine.driver),
                 yes(machine.ready),
                 yes(machine.installed),
                 or_dash(&machine.cluster),

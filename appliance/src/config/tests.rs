@@ -28,6 +28,41 @@ fn the_shipped_example_is_valid_and_changes_nothing_but_what_it_shows() {
 }
 
 #[test]
+fn redfish_is_used_as_the_peers_flags_say() {
+    use omni_link::controller::RedfishUse::{Always, Never, WhenAvailable};
+    let redfish = |text: &str| parse(text).unwrap().redfish;
+    let default = redfish("");
+    assert_eq!((default.usage, default.port, default.https), (WhenAvailable, 443, true));
+    assert!(default.insecure_skip_tls_verify && default.set_boot_source_override_mode);
+    assert_eq!(redfish("[redfish]\nuse_when_available = false\n").usage, Never);
+    assert_eq!(redfish("[redfish]\nuse_when_available = false\nuse_always = true\n").usage, Always);
+
+    let flags = Overrides { redfish_use_when_available: Some(false), ..Overrides::default() };
+    let text = "[redfish]\nuse_when_available = true\n";
+    assert_eq!(Config::parse(text, "x", &flags).unwrap().redfish.usage, Never);
+    let error = parse("[redfish]\nport = 0\n").unwrap_err().to_string();
+    assert!(error.starts_with("appliance.toml") && error.contains("redfish.port"), "{error}");
+}
+
+#[test]
+fn flags_of_the_peer_that_are_yes_or_no_take_a_value_or_none() {
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        flags: Overrides,
+    }
+    let flags = |words: &[&str]| {
+        let words = ["run"].iter().chain(words);
+        <Line as clap::Parser>::try_parse_from(words).map(|line| line.flags)
+    };
+    let told =
+        flags(&["--redfish-use-always", "--redfish-use-https=false", "--redfish-port", "8443"]).unwrap();
+    assert_eq!((told.redfish_use_always, told.redfish_use_https), (Some(true), Some(false)));
+    assert_eq!((told.redfish_port, told.redfish_use_when_available), (Some(8443), None));
+    assert!(flags(&["--redfish-use-https", "false"]).is_err(), "as with the peer, that is another word");
+}
+
+#[test]
 fn a_flag_wins_over_the_file() {
     let flags = Overrides { api_port: Some(1234), ..Overrides::default() };
     let config = Config::parse("[api]\nport = 50000\n", "x", &flags).unwrap();

@@ -7,6 +7,7 @@ fn machine(id: &str, mac: &str) -> Machine {
         id: id.into(),
         state: "pending",
         power: "unknown",
+        driver: "redfish".into(),
         ready: false,
         installed: false,
         cordoned: false,
@@ -50,4 +51,5 @@ fn the_table_has_a_line_a_machine() {
     let text = overview(&fleet()).trim_fmt();
     assert_eq!(text.lines().count(), 4, "{text}");
     assert!(text.starts_with("ID"), "{text}");
+    assert!(text.lines().skip(1).all(|line| line.contains(" redfish ")), "{text}");
 }
