@@ -11,6 +11,7 @@ pub mod alias;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
+use std::io::Read;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, PoisonError};
@@ -29,6 +30,10 @@ pub const ORDER: &str = "/etc/modules.order";
 pub const ALIASES: &str = "/etc/modules.alias";
 /// Where it writes what to load for a module.
 pub const LOADS: &str = "/etc/modules.load";
+/// What the name of a compressed module ends with.
+const COMPRESSED: &str = "z";
+/// Bytes of the largest module: the largest of Debian's has 12 MB, with its debugger's tables.
+const MAX_MODULE: u64 = 64 << 20;
 /// Where the kernel shows buses and their devices.
 const SYS_BUS: &str = "/sys/bus";
 /// How long somebody who needs all drivers waits for them.
@@ -161,7 +166,7 @@ impl Loader {
         if !self.tried.insert(path.to_owned()) {
             return;
         }
-        match load_one(path) {
+        match load_file(path) {
             Ok(()) => self.loaded += 1,
             // Built in, or loaded by an earlier line; and the usual word of a driver without its hardware.
             Err(LoadError::Kernel(Errno::EEXIST | Errno::ENODEV)) => {}
@@ -236,17 +241,33 @@ fn has_network_card(sys_net: &Path) -> bool {
     std::fs::read_dir(sys_net).into_iter().flatten().flatten().any(|link| link.path().join("device").exists())
 }
 
+/// A module is not loaded.
 #[derive(Debug, thiserror::Error)]
-enum LoadError {
-    #[error("cannot be opened")]
-    Open(#[source] std::io::Error),
+pub enum LoadError {
+    /// No such file, or one that is broken.
+    #[error("cannot be read")]
+    Read(#[source] std::io::Error),
+    /// A driver without its hardware, or one that is loaded already, among others.
     #[error("refused by the kernel: {0}")]
     Kernel(Errno),
 }
 
-fn load_one(path: &Path) -> Result<(), LoadError> {
-    let file = File::open(path).map_err(LoadError::Open)?;
+/// Loads the module in a file of the image, which is compressed when its name ends with `.z`: all drivers together
+/// would take more memory than a small machine has, and it needs few of them.
+pub fn load_file(path: &Path) -> Result<(), LoadError> {
+    let file = File::open(path).map_err(LoadError::Read)?;
+    if path.extension().is_some_and(|end| end == COMPRESSED) {
+        let module = inflate(file).map_err(LoadError::Read)?;
+        return nix::kmod::init_module(&module, c"").map_err(LoadError::Kernel);
+    }
     nix::kmod::finit_module(&file, c"", nix::kmod::ModuleInitFlags::empty()).map_err(LoadError::Kernel)
+}
+
+/// The module as it was, with the signature at its end.
+fn inflate(file: impl std::io::Read) -> std::io::Result<Vec<u8>> {
+    let mut module = Vec::new();
+    flate2::read::ZlibDecoder::new(file).take(MAX_MODULE).read_to_end(&mut module)?;
+    Ok(module)
 }
 
 #[cfg(test)]
@@ -258,6 +279,17 @@ mod tests {
     fn the_list_is_read_in_order() {
         let order = parse_order("# NICs\n/lib/modules/6.1/e1000.ko\n\n lib/modules/6.1/ahci.ko \n");
         assert_eq!(order, [Path::new("/lib/modules/6.1/e1000.ko"), Path::new("/lib/modules/6.1/ahci.ko")]);
+    }
+
+    #[test]
+    fn a_compressed_module_is_what_it_was_and_a_broken_one_is_told() {
+        let module = [b"ELF".repeat(1000).as_slice(), b"~Module signature appended~\n"].concat();
+        let packed = bootlace_image::initramfs::compress_module(&module).unwrap();
+        assert!(packed.len() < 100);
+        assert_eq!(inflate(packed.as_slice()).unwrap(), module);
+        assert!(inflate(&packed[..packed.len() / 2]).is_err());
+        let path = tempfile::tempdir().unwrap().path().join("x.ko.z");
+        assert!(matches!(load_file(&path), Err(LoadError::Read(_))));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! An initial RAM file system: one static binary as `/init`, the kernel modules it loads, and nothing else.
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
@@ -19,6 +20,9 @@ pub const MODULES_ALIAS: &str = "/etc/modules.alias";
 /// Where it finds what to load for a module: its name (with `!` behind it when it is to be loaded whatever
 /// devices there are), then absolute paths in the order of loading, the last of its own.
 pub const MODULES_LOAD: &str = "/etc/modules.load";
+
+/// What is behind a module's name in the image.
+const COMPRESSED: &str = ".z";
 
 /// How hard zstd tries. Every machine of a site fetches the file at every discovery, so size counts: at 19 it is
 /// a quarter smaller than at the default 3, and unpacking costs the same.
@@ -110,8 +114,9 @@ pub fn pack(contents: Contents<'_>) -> Result<Packed> {
         for name in firmware::wanted(&bytes) {
             asked.entry(name).or_insert_with(|| module_name(path));
         }
-        archive.file(&inside, 0o644, bytes)?;
-        order.push_str(&inside);
+        let packed = format!("{inside}{COMPRESSED}");
+        archive.file(&packed, 0o644, compress_module(&bytes)?)?;
+        order.push_str(&packed);
         order.push('\n');
         modules.push(PathBuf::from(inside));
     }
@@ -120,7 +125,7 @@ pub fn pack(contents: Contents<'_>) -> Result<Packed> {
     let mut load = String::new();
     for (name, paths) in tree.loads(&plan)? {
         let always = if plan.always.contains(&name) { "!" } else { "" };
-        let paths: Vec<String> = paths.iter().map(|path| inside(path)).collect();
+        let paths: Vec<String> = paths.iter().map(|path| inside(path) + COMPRESSED).collect();
         load.push_str(&format!("{name}{always} {}\n", paths.join(" ")));
     }
     archive.file(MODULES_LOAD, 0o644, load.into_bytes())?;
@@ -131,6 +136,15 @@ pub fn pack(contents: Contents<'_>) -> Result<Packed> {
     let mut missing = plan.missing;
     missing.retain(|driver| drivers::is_expected(driver, arch));
     Ok(Packed { plain: archive.emit(), modules, missing, firmware })
+}
+
+/// A module as it is in the image: RFC 1950. The kernel unpacks the whole image into memory, of which it gives at
+/// most a half to it, and of 128 drivers for servers a machine needs a dozen; whoever loads one unpacks it. The
+/// signature stays in its place.
+pub fn compress_module(module: &[u8]) -> Result<Vec<u8>> {
+    let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::best());
+    encoder.write_all(module)?;
+    encoder.finish().context("zlib failed")
 }
 
 /// zstd, as Talos does since 1.8. Counted in instructions from the kernel's start to init, an 8 MB image costs

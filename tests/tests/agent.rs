@@ -135,8 +135,12 @@ fn pool(disk: &Disk) -> Result<()> {
             write(disk, &block, uberblocks + number * 1024)?;
         }
     }
-    // The superblock of version 1.0, which is wrong in everything but its mark and version.
-    write(disk, &[0xfc, 0x4e, 0x2b, 0xa9, 1, 0, 0, 0], size - (8 << 10))
+    // The superblock of version 1.0, of which only mark, version and its own place are right.
+    let place = size - (8 << 10);
+    let mut superblock = [0; 256];
+    superblock[..8].copy_from_slice(&[0xfc, 0x4e, 0x2b, 0xa9, 1, 0, 0, 0]);
+    superblock[144..152].copy_from_slice(&(place / 512).to_le_bytes());
+    write(disk, &superblock, place)
 }
 
 /// The first and the last MiB, and those of the partitions that were there.
@@ -189,8 +193,8 @@ fn an_accepted_server_loses_exactly_the_right_disks_and_others_none() -> Result<
     let site = site(files.path(), |spec| spec.config(&medium).config(keep))?;
 
     // As much memory as each firmware's network boot needs at least.
-    let small = site.bed.machine(server("small", Firmware::Bios).memory_mib(256))?;
-    let uefi = site.bed.machine(server("uefi", Firmware::UefiPxe).memory_mib(256))?;
+    let small = site.bed.machine(server("small", Firmware::Bios).memory_mib(128))?;
+    let uefi = site.bed.machine(server("uefi", Firmware::UefiPxe).memory_mib(192))?;
     let mut others = Vec::new();
     for machine in [&small, &uefi] {
         partition(&machine.disks()[0])?;

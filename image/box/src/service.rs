@@ -1,12 +1,11 @@
 //! Runs the appliance, and runs it again when it ends or hangs.
 
 use std::fs;
-use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use bootlace_agent::modules::LOADS;
+use bootlace_agent::modules::{self, LOADS, LoadError};
 use bootlace_agent::retry::Backoff;
 use bootlace_agent::say;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
@@ -144,15 +143,12 @@ pub(crate) fn load_module(name: &str) -> bool {
     let table = fs::read_to_string(LOADS).unwrap_or_default();
     let Some(paths) = paths_of(&table, name) else { return false };
     for path in paths {
-        let loaded = fs::File::open(path).map_err(|error| error.to_string()).and_then(|file| {
-            match nix::kmod::finit_module(file.as_fd(), c"", nix::kmod::ModuleInitFlags::empty()) {
-                Ok(()) | Err(nix::errno::Errno::EEXIST) => Ok(()),
-                Err(error) => Err(error.to_string()),
+        match modules::load_file(Path::new(path)) {
+            Ok(()) | Err(LoadError::Kernel(nix::errno::Errno::EEXIST)) => {}
+            Err(error) => {
+                say!("module {path}: {error}");
+                return false;
             }
-        });
-        if let Err(error) = loaded {
-            say!("module {path}: {error}");
-            return false;
         }
     }
     true

@@ -50,15 +50,17 @@ fn the_image_has_init_modules_their_order_and_the_extra_files() {
     let plain = zstd::stream::decode_all(image.bytes.as_slice()).unwrap();
     assert_eq!(plain.len(), image.unpacked);
     let text = String::from_utf8_lossy(&plain);
-    let order = "/lib/modules/6.1.0-test/kernel/virtio_ring.ko\n\
-        /lib/modules/6.1.0-test/kernel/virtio.ko\n\
-        /lib/modules/6.1.0-test/kernel/virtio_pci.ko\n\
-        /lib/modules/6.1.0-test/kernel/virtio_net.ko\n";
-    for part in [order, "virtio_net~Module signature appended~\n", "etc/extra\0", "more", "dev/console\0"] {
+    let order = "/lib/modules/6.1.0-test/kernel/virtio_ring.ko.z\n\
+        /lib/modules/6.1.0-test/kernel/virtio.ko.z\n\
+        /lib/modules/6.1.0-test/kernel/virtio_pci.ko.z\n\
+        /lib/modules/6.1.0-test/kernel/virtio_net.ko.z\n";
+    let module = compress_module(b"virtio_net~Module signature appended~\n").unwrap();
+    assert!(plain.windows(module.len()).any(|bytes| bytes == module), "with its signature");
+    for part in [order, "etc/extra\0", "more", "dev/console\0"] {
         assert!(text.contains(part), "{part:?} is not in the image");
     }
     let alone =
-        "virtio /lib/modules/6.1.0-test/kernel/virtio_ring.ko /lib/modules/6.1.0-test/kernel/virtio.ko\n";
+        "virtio /lib/modules/6.1.0-test/kernel/virtio_ring.ko.z /lib/modules/6.1.0-test/kernel/virtio.ko.z\n";
     for part in ["alias virtio:d00000001v* virtio_net\n", alone] {
         assert!(text.contains(part), "{part:?} is not in the image");
     }
