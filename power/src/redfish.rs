@@ -171,27 +171,26 @@ impl Line<'_> {
         if self.connection.as_ref().is_none_or(|connection| !connection.is_open()) {
             let bmc = self.bmc;
             let connection = Connection::open(bmc.address, bmc.tls.as_ref(), EXCHANGE_LIMIT).await?;
-            if let Some(shown) = connection.certificate() {
-                self.recognize(shown);
+            if let Some(shown) = connection.certificate()
+                && let Some((before, now)) = another(self.certificate, shown)
+            {
+                let address = bmc.address;
+                tracing::warn!(%address, before, now, "the BMC shows another certificate than before");
             }
             self.connection = Some(connection);
         }
         Ok(self.connection.as_mut().expect("it was just put there"))
     }
+}
 
-    /// Whoever is believed without a check is at least compared with the last time. BMCs make themselves new
-    /// certificates when they are renamed or updated, so that it is no reason to stop.
-    fn recognize(&mut self, certificate: &[u8]) {
-        let mut now = [0; 32];
-        now.copy_from_slice(digest(&SHA256, certificate).as_ref());
-        if let Some(before) = self.certificate.replace(now)
-            && before != now
-        {
-            let hex = |print: [u8; 32]| print.map(|byte| format!("{byte:02x}")).concat();
-            let (address, before, now) = (self.bmc.address, hex(before), hex(now));
-            tracing::warn!(%address, before, now, "the BMC shows another certificate than before");
-        }
-    }
+/// Whoever is believed without a check is at least compared with the last time: both fingerprints, when they differ.
+/// BMCs make themselves new certificates when they are renamed or updated, so that it is no reason to stop.
+fn another(before: &mut Option<[u8; 32]>, certificate: &[u8]) -> Option<(String, String)> {
+    let mut now = [0; 32];
+    now.copy_from_slice(digest(&SHA256, certificate).as_ref());
+    let before = before.replace(now).filter(|before| *before != now)?;
+    let hex = |print: [u8; 32]| print.map(|byte| format!("{byte:02x}")).concat();
+    Some((hex(before), hex(now)))
 }
 
 impl Wire for Line<'_> {

@@ -288,3 +288,13 @@ fn nothing_that_is_printed_holds_a_secret() {
     );
     assert!(request.auth.header().unwrap().1.is_sensitive());
 }
+
+#[test]
+fn a_certificate_that_changes_is_noticed_once() {
+    let mut known = None;
+    assert_eq!(super::another(&mut known, b"one"), None, "the first is as good as any");
+    assert_eq!(super::another(&mut known, b"one"), None);
+    let (before, now) = super::another(&mut known, b"two").unwrap();
+    assert!(before.starts_with("7692c3ad3540bb80") && now.starts_with("3fc4ccfe745870e2"), "{before} {now}");
+    assert_eq!(super::another(&mut known, b"two"), None);
+}
