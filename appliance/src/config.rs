@@ -19,6 +19,7 @@ pub(crate) use dhcp::Ipv6;
 use file::File;
 pub(crate) use flags::Overrides;
 pub(crate) use interfaces::{DhcpMode, Interface, Profile, Stack};
+use netboot::Subnet;
 use netboot::ipxe::{DiskMethod, KernelArgs};
 use netboot_assets::factory::FactoryConfig;
 use omni_link::controller::RedfishUse;
@@ -89,6 +90,8 @@ pub(crate) struct Netboot {
     pub ipxe_dir: PathBuf,
     /// UDP port for TFTP.
     pub tftp_port: u16,
+    /// Networks beyond routers whose machines boot here, too.
+    pub routed: Vec<Subnet>,
     /// The networks that are served; when empty, the one that the keys above name.
     pub interfaces: Vec<Interface>,
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use agent_wire::keep::Keep;
 use netboot::ipxe::KernelArgs;
+use netboot::{ParseSubnetError, Subnet};
 use netboot_assets::factory::FactoryConfig;
 use omni_link::controller::RedfishUse;
 use power::PxeMode;
@@ -142,6 +143,7 @@ impl Checker<'_> {
                 dhcp_proxy: !(flags.disable_dhcp_proxy || file.netboot.disable_dhcp_proxy),
                 ipxe_dir: file.netboot.ipxe_dir.unwrap_or_else(|| PathBuf::from("/usr/lib/ipxe")),
                 tftp_port: file.netboot.tftp_port.unwrap_or(69),
+                routed: self.routed(&file.netboot.routed)?,
                 interfaces: self.interfaces(&file.netboot.interface, &file.profile)?,
             },
             boot: self.boot(&file.boot, flags.omni_ca_file.clone().or(file.omni.ca_file.clone()), flags)?,
@@ -363,6 +365,16 @@ impl Checker<'_> {
             let keep = Keep::parse(entry.get_ref()).map_err(|error| wrong(error.to_string()))?;
             args.arg(&format!("{KEEP_ARGUMENT}{keep}")).map_err(|error| wrong(error.to_string()))
         })
+    }
+
+    fn routed(&self, networks: &[Spanned<String>]) -> Result<Vec<Subnet>, ConfigError> {
+        let parsed = networks.iter().map(|network| {
+            network.get_ref().parse().map_err(|error: ParseSubnetError| ConfigError::Invalid {
+                place: format!("{}:{}: netboot.routed", self.name, line_of(self.text, &network.span())),
+                message: error.to_string(),
+            })
+        });
+        parsed.collect()
     }
 
     /// Checked here, so that a machine never gets a script that cannot be written.

@@ -80,6 +80,8 @@ pub(super) struct Netboot {
     pub ipxe_dir: Option<PathBuf>,
     /// UDP port for TFTP.
     pub tftp_port: Option<u16>,
+    /// Networks beyond routers whose machines boot here, too.
+    pub routed: Vec<Spanned<String>>,
     /// The networks to serve, when one is not enough.
     pub interface: Vec<super::interfaces::InterfaceTable>,
 }

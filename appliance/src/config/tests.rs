@@ -115,6 +115,15 @@ fn two_listeners_cannot_share_a_port() {
 }
 
 #[test]
+fn routed_networks_are_named_one_by_one() {
+    let config = parse("[netboot]\nrouted = [\"198.51.100.0/24\", \"203.0.113.7/32\"]\n").unwrap();
+    let routed: Vec<String> = config.netboot.routed.iter().map(ToString::to_string).collect();
+    assert_eq!(routed, ["198.51.100.0/24", "203.0.113.7/32"]);
+    let text = error("[netboot]\nrouted = [\n  \"198.51.100.0/24\",\n  \"198.51.100.0\",\n]\n");
+    assert!(text.starts_with("appliance.toml:4: netboot.routed: not a network"), "{text}");
+}
+
+#[test]
 fn a_kernel_argument_that_cannot_be_passed_is_named_with_its_line() {
     let text = error("[boot]\nextra_kernel_args = [\n  \"ok=1\",\n  \"two words\",\n]\n");
     assert!(text.starts_with("appliance.toml:4: boot.extra_kernel_args:"), "{text}");

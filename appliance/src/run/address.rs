@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use anyhow::{Context, bail};
 
-use super::networks::{KernelAddress, Network, kernel_addresses};
+use super::networks::{KernelAddress, Network, kernel_addresses, neighbours};
 use crate::config::{Config, DhcpMode, Ipv6, Profile};
 
 /// The one network that the flags of the peer name.
@@ -19,6 +19,7 @@ pub(super) fn of_flags(config: &Config) -> anyhow::Result<Network> {
         vlan: None,
         address,
         prefix,
+        neighbours: neighbours(&addresses, address),
         raw: None,
         reason: "there are no tables [[netboot.interface]]".into(),
         profile: Profile::default(),

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use anyhow::Context;
-use netboot::{Mac, Subnet};
+use netboot::Mac;
 use netboot_link::dhcp::{self, DhcpSocket, Mode, v6};
 use tokio::net::TcpListener;
 
@@ -29,12 +29,11 @@ pub(super) fn bind(
             lease_file: config.state_dir.join(LEASES).join(format!("{network}.leases")),
         },
     };
-    let subnet = network.prefix.and_then(|prefix| Subnet::new(network.address, prefix));
     let served = dhcp::Network {
         vlan: network.vlan,
         address: network.address,
         http_port: config.api.listen.port(),
-        subnets: subnet.into_iter().collect(),
+        subnets: network.subnets(&config.netboot.routed),
         mode,
     };
     let socket = dhcp::bind(interface, mac, vec![served]);

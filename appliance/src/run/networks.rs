@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::Ipv4Addr;
 
 use anyhow::{Context, anyhow};
+use netboot::Subnet;
 use netboot::dhcp::server::ServerConfig;
 use netboot_link::frames::VlanId;
 use netboot_link::raw;
@@ -31,6 +32,8 @@ pub(super) struct Network {
     pub(super) address: Ipv4Addr,
     /// Bits of its prefix, when known.
     pub(super) prefix: Option<u8>,
+    /// Other networks that the kernel has addresses of on the same interface.
+    pub(super) neighbours: Vec<Subnet>,
     /// The raw stack's network; the kernel serves when absent.
     pub(super) raw: Option<raw::Network>,
     /// Why this stack.
@@ -44,6 +47,15 @@ pub(super) struct Network {
 }
 
 impl Network {
+    /// The networks that machines have addresses of; empty, for all, when the own one is not known: the advertised
+    /// address is not this host's, or it is routed as one address.
+    pub(super) fn subnets(&self, routed: &[Subnet]) -> Vec<Subnet> {
+        let own = self.prefix.filter(|prefix| *prefix < 32);
+        let Some(own) = own.and_then(|prefix| Subnet::new(self.address, prefix)) else { return Vec::new() };
+        let more = if self.raw.is_some() { &[][..] } else { &self.neighbours[..] };
+        [own].iter().chain(more).chain(routed).copied().collect()
+    }
+
     /// For logs.
     pub(super) fn stack(&self) -> &'static str {
         if self.raw.is_some() { "raw" } else { "kernel" }
@@ -93,6 +105,7 @@ fn choose(interface: &Interface, addresses: &[KernelAddress]) -> Result<Network,
         vlan: None,
         address,
         prefix,
+        neighbours: neighbours(addresses, address),
         raw,
         reason: reason.to_owned(),
         profile: interface.profile.clone(),
@@ -136,6 +149,13 @@ fn choose(interface: &Interface, addresses: &[KernelAddress]) -> Result<Network,
             ))
         }
     }
+}
+
+/// The networks of the interface that has the address.
+pub(super) fn neighbours(addresses: &[KernelAddress], address: Ipv4Addr) -> Vec<Subnet> {
+    let own = addresses.iter().find(|own| own.address == address);
+    let on_it = addresses.iter().filter(|other| own.is_some_and(|own| own.interface == other.interface));
+    on_it.filter_map(|other| Subnet::new(other.address, other.prefix)).collect()
 }
 
 /// All IPv4 addresses of this host.
@@ -198,6 +218,23 @@ mod tests {
             assert!(chosen.reason.contains(why), "{}", chosen.reason);
             assert_eq!(chosen.address, address.map_or(KERNEL, |(address, _)| address));
         }
+    }
+
+    #[test]
+    fn machines_of_the_interfaces_networks_and_of_named_ones_are_served() {
+        let other = KernelAddress { interface: "eth0".into(), address: [10, 2, 0, 1].into(), prefix: 16 };
+        let addresses: Vec<_> = of_kernel(&[KERNEL]).into_iter().chain([other]).collect();
+        let routed: Vec<Subnet> = vec!["198.51.100.0/24".parse().unwrap()];
+        let network = choose(&interface(Stack::Kernel, None, &[]), &addresses).unwrap();
+        let has = |network: &Network, routed: &[Subnet], address: [u8; 4]| {
+            network.subnets(routed).iter().any(|subnet| subnet.has_host(address.into()))
+        };
+        assert!(has(&network, &[], [10, 1, 0, 9]) && has(&network, &[], [10, 2, 3, 4]));
+        assert!(!has(&network, &[], [10, 9, 0, 9]), "another interface's");
+        assert!(!has(&network, &[], [198, 51, 100, 9]) && has(&network, &routed, [198, 51, 100, 9]));
+        let unknown = Network { prefix: None, ..network.clone() };
+        let single = Network { prefix: Some(32), ..network };
+        assert!(unknown.subnets(&routed).is_empty() && single.subnets(&routed).is_empty());
     }
 
     #[test]

@@ -160,7 +160,13 @@ impl NetworkSockets {
         let tftp_address = SocketAddr::new(tftp_ip, tftp_port);
         let hint = "another server there? An address of its own makes the raw stack serve beside it";
         let tftp = tftp::bind(tftp_address)
-            .with_context(|| format!("cannot listen on udp {tftp_address} for TFTP ({hint})"))?;
+            .with_context(|| format!("cannot listen on udp {tftp_address} for TFTP ({hint})"))?
+            .only_for(network.subnets(&config.netboot.routed));
+        // Beyond a router the path may be narrower than the interface.
+        let tftp = match network.interface.as_deref().filter(|_| config.netboot.routed.is_empty()) {
+            Some(interface) => tftp.with_mtu_of(interface),
+            None => tftp,
+        };
         let ipv6 = super::dhcp::bind_ipv6(&network, port).await?;
         let tls = match &config.tls {
             Some(tls) => Some(tcp(SocketAddr::new(listen.ip(), tls.port), "TLS").await?),

@@ -34,8 +34,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener};
 use std::sync::Arc;
 
-use netboot::Mac;
-use netboot::tftp::Limits;
+use netboot::{Mac, Subnet};
 use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{Backlog, listen};
 use thiserror::Error;
@@ -277,7 +276,10 @@ impl Stack {
             })
         });
         // Nothing is beyond a router here, so nothing is narrower than the interface.
-        let bound = bound.map(|socket| socket.with_limits(Limits::for_mtu(self.mtu)));
+        let bound = bound.map(|socket| {
+            let subnet = Subnet::new(link.network.address, link.network.prefix);
+            socket.with_mtu(self.mtu).only_for(subnet.into_iter().collect())
+        });
         bound.map_err(|source| RawError::Bind { address: address.into(), source })
     }
 

@@ -105,6 +105,11 @@ pub(crate) fn attach_filter(socket: &impl AsRawFd, filter: &[Instruction]) -> io
     set_option(socket, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program)
 }
 
+/// Datagrams of a socket are never cut, whatever the kernel knows of the way: it does not ask.
+pub(crate) fn never_fragment(socket: &impl AsRawFd) -> io::Result<()> {
+    set_option(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, &libc::IP_PMTUDISC_PROBE)
+}
+
 /// Lets the runtime tell when a file (a TAP) can be read.
 pub(crate) fn watch(file: File) -> io::Result<AsyncFd<File>> {
     // SAFETY: `as_raw_fd` names the same descriptor for the whole life of the value, which owns it.

@@ -14,9 +14,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use netboot::Subnet;
 use netboot::journal::{Event as JournalEvent, Sink, Step};
-use netboot::tftp::{Event, Limits, Server};
+use netboot::tftp::{DEFAULT_BLOCK_SIZE, Event, Limits, Server};
+use netboot::{Subnet, Time};
 use netboot_assets::BootFiles;
 use nix::sys::socket::{Shutdown, setsockopt, shutdown, sockopt};
 use thiserror::Error;
@@ -26,6 +26,8 @@ use tokio_util::sync::CancellationToken;
 use self::outbox::Outbox;
 use crate::clock::{Clock, unix_ms};
 use crate::sys::batch::{BATCH, FEW, ReceiveBatch};
+use crate::sys::interface::Interface;
+use crate::sys::never_fragment;
 
 /// The kernel's queue of datagrams not yet read. The usual 208 KiB hold some 280 requests, and a rack that is
 /// switched on at once sends more.
@@ -38,6 +40,8 @@ const DATAGRAM: usize = 2048;
 const TICK: Duration = Duration::from_millis(10);
 /// Pause after an error of the socket that is not over by itself.
 const ERROR_PAUSE: Duration = Duration::from_millis(200);
+/// Between two words about requests from elsewhere.
+const FOREIGN_PAUSE: Duration = Duration::from_mins(1);
 
 /// Why TFTP cannot be served.
 #[derive(Debug, Error)]
@@ -75,10 +79,29 @@ impl TftpSocket {
         self.local
     }
 
-    /// The same with other limits.
+    /// The same with blocks as large as an interface carries them, which is to be the only way to the clients. The
+    /// usual ones when it cannot be asked.
     #[must_use]
-    pub fn with_limits(self, limits: Limits) -> Self {
-        Self { limits, ..self }
+    pub fn with_mtu_of(self, interface: &str) -> Self {
+        match Interface::named(interface).and_then(|interface| interface.mtu()) {
+            Ok(mtu) => self.with_mtu(mtu),
+            Err(error) => {
+                tracing::debug!(interface, %error, "the MTU is not known");
+                self
+            }
+        }
+    }
+
+    pub(crate) fn with_mtu(self, mtu: u16) -> Self {
+        let Limits { max_block_size, .. } = Limits::for_mtu(mtu);
+        // Nothing on the way is narrower, so the kernel need not be ready to cut a datagram once more: it looks for
+        // no path's MTU and makes no number to put fragments together by. Blocks without a negotiation must fit.
+        if max_block_size >= DEFAULT_BLOCK_SIZE
+            && let Err(error) = never_fragment(&self.socket)
+        {
+            tracing::debug!(%error, "datagrams may be cut");
+        }
+        Self { limits: Limits { max_block_size, ..self.limits }, ..self }
     }
 
     /// The same for machines of these networks only; for all when there is none. Whoever has another address gets no
@@ -169,7 +192,7 @@ fn serve(socket: &TftpSocket, files: &BootFiles, sink: &Sink, stop: &AtomicBool)
     let mut server = Server::new(*limits);
     let mut inbox = ReceiveBatch::new(BATCH, DATAGRAM);
     let mut outbox = Outbox::new();
-    let (mut foreign, mut ticking, mut most) = (0_u64, false, FEW);
+    let (mut foreign, mut ticking, mut most) = (Foreign::default(), false, FEW);
     while !stop.load(Ordering::Relaxed) {
         if ticking != server.poll_timeout().is_some() {
             ticking = !ticking;
@@ -185,7 +208,7 @@ fn serve(socket: &TftpSocket, files: &BootFiles, sink: &Sink, stop: &AtomicBool)
             if is_of(subnets, peer) {
                 server.handle_packet(now, peer, bytes, files);
             } else {
-                foreign += 1;
+                foreign.heard(now, peer);
             }
         }
         if server.poll_timeout().is_some_and(|due| due <= now) {
@@ -196,7 +219,25 @@ fn serve(socket: &TftpSocket, files: &BootFiles, sink: &Sink, stop: &AtomicBool)
             sink(journaled(event));
         }
     }
-    tracing::info!(counters = ?server.counters(), foreign, "TFTP ends");
+    tracing::info!(counters = ?server.counters(), foreign = foreign.count, "TFTP ends");
+}
+
+/// Who asked from elsewhere.
+#[derive(Debug, Default)]
+struct Foreign {
+    count: u64,
+    quiet_until: Time,
+}
+
+impl Foreign {
+    /// Counts it and says so, not for each: a machine beyond a router and a flood look alike from here.
+    fn heard(&mut self, now: Time, peer: SocketAddrV4) {
+        self.count += 1;
+        if now >= self.quiet_until {
+            self.quiet_until = now + FOREIGN_PAUSE;
+            tracing::warn!(%peer, count = self.count, "a request from outside the served networks is not answered; netboot.routed names more");
+        }
+    }
 }
 
 fn is_of(subnets: &[Subnet], peer: SocketAddrV4) -> bool {

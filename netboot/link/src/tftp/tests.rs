@@ -93,6 +93,54 @@ async fn many_clients_at_once_all_finish() {
     server.await.unwrap().unwrap();
 }
 
+#[tokio::test]
+async fn whoever_is_not_of_the_networks_gets_no_answer() {
+    let socket =
+        bind("127.0.0.1:0".parse().unwrap()).unwrap().only_for(vec!["127.0.1.0/24".parse().unwrap()]);
+    let address = socket.local_addr();
+    let shutdown = CancellationToken::new();
+    let server = tokio::spawn(run(socket, files(), Arc::new(|_| {}), shutdown.clone()));
+    let ask = async |from: &str| {
+        let socket = UdpSocket::bind(from).await.unwrap();
+        socket.send_to(b"\0\x01empty\0octet\0", address).await.unwrap();
+        socket
+    };
+    let foreign = ask("127.0.2.9:0").await;
+    // Its question came after the other's, so the other's was read when the answer is there.
+    let ours = ask("127.0.1.9:0").await;
+    let mut packet = [0; 600];
+    let answer = tokio::time::timeout(PATIENCE, ours.recv_from(&mut packet)).await.unwrap().unwrap();
+    assert_eq!((&packet[..answer.0], answer.1), (&[0, 3, 0, 1][..], address));
+    assert!(foreign.try_recv_from(&mut packet).is_err());
+    shutdown.cancel();
+    server.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_server_that_is_dropped_gives_its_port_back() {
+    let socket = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = socket.local_addr();
+    let server = tokio::spawn(run(socket, files(), Arc::new(|_| {}), CancellationToken::new()));
+    let options = Options::default();
+    tokio::time::timeout(PATIENCE, download(address, "empty", options)).await.unwrap().unwrap();
+    server.abort();
+    assert!(server.await.unwrap_err().is_cancelled());
+    tokio::time::timeout(PATIENCE, async {
+        while bind(address).is_err() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .unwrap();
+}
+
+#[test]
+fn blocks_fit_the_interface() {
+    let socket = bind("127.0.0.1:0".parse().unwrap()).unwrap().with_mtu_of("no such interface");
+    assert_eq!(socket.limits.max_block_size, Limits::default().max_block_size);
+    assert_eq!(socket.with_mtu(1400).limits.max_block_size, 1400 - 32);
+}
+
 #[test]
 fn an_ipv6_address_is_refused_before_anything_runs() {
     assert!(matches!(bind("[::1]:0".parse().unwrap()), Err(TftpError::NotIpv4(_))));
