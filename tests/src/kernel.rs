@@ -24,12 +24,22 @@ impl Kernel {
             .context("no cloud kernel in /boot (package linux-image-cloud-amd64)")
     }
 
+    /// The newest kernel of package linux-image-amd64, which drives what real machines have: USB, too.
+    pub fn newest_metal() -> Result<Self> {
+        Self::newest_in(Path::new("/boot"), Path::new("/lib/modules"), "-amd64")
+            .context("no kernel in /boot (package linux-image-amd64)")
+    }
+
+    /// A flavour follows a number, so that `-amd64` is not `-cloud-amd64`.
     fn newest_in(boot: &Path, modules: &Path, flavour: &str) -> Option<Self> {
         let names =
             fs::read_dir(boot).ok()?.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
         let releases = names.filter_map(|name| Some(name.strip_prefix("vmlinuz-")?.to_owned()));
         let release = releases
-            .filter(|release| release.ends_with(flavour) && modules.join(release).is_dir())
+            .filter(|release| {
+                release.strip_suffix(flavour).is_some_and(|rest| rest.ends_with(|c: char| c.is_ascii_digit()))
+            })
+            .filter(|release| modules.join(release).is_dir())
             .max_by_key(|release| numbers(release))?;
         Some(Self {
             image: boot.join(format!("vmlinuz-{release}")),

@@ -55,6 +55,17 @@ impl Trunk {
         net.ip(Role::Appliance, "link del eth0")?;
         let trunk = net.inside(Role::Appliance, || Ok(open_tap("eth0")?)).context("no TAP for the trunk")?;
         net.ip(Role::Appliance, "link set eth0 up")?;
+        Self::with(trunk, net, vlans)
+    }
+
+    /// Machines that tag their frames reach the VLANs; the bridge between is transparent.
+    pub fn for_machines(net: &Net, vlans: &[TrunkVlan<'_>]) -> Result<Self> {
+        let trunk = net.inside(Role::Switch, || Ok(open_tap("trunk")?)).context("no TAP for the trunk")?;
+        net.ip(Role::Switch, "link set trunk master br0 up")?;
+        Self::with(trunk, net, vlans)
+    }
+
+    fn with(trunk: File, net: &Net, vlans: &[TrunkVlan<'_>]) -> Result<Self> {
         let mut ports = Vec::new();
         for vlan in vlans {
             let name = format!("vlan{}", vlan.id);
@@ -77,7 +88,7 @@ impl Trunk {
         Ok(Self { stop: Some(stop), thread: Some(thread), untagged })
     }
 
-    /// IPv4 and ARP frames from the appliance that had no tag: they belong to no VLAN and went nowhere. (Its kernel
+    /// IPv4 and ARP frames that came from the other side and had no tag: they belong to no VLAN and went nowhere. (Its kernel
     /// looks for IPv6 routers on every interface.)
     #[must_use]
     pub fn untagged(&self) -> u64 {

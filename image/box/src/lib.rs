@@ -95,7 +95,7 @@ async fn run() {
     tokio::select! {
         () = network::run(Arc::clone(&config), ready) => say!("the network ended"),
         () = service::run(&config, &state, address.clone(), serving) => say!("the appliance cannot be ended"),
-        () = screen::run(&state) => {}
+        () = screen::run(&state, served.clone()) => {}
         () = clock::keep(Arc::clone(&config), address.clone()) => {}
         () = watchdog::run(config.watchdog) => {}
         () = trial::run(stick.as_ref(), trial, served) => say!("this version does not come up"),

@@ -15,6 +15,7 @@ use std::time::Duration;
 use bootlace_agent::retry::Backoff;
 use bootlace_agent::say;
 use tokio::process::Command;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use crate::{service, sys};
@@ -25,11 +26,15 @@ const FIRST: &str = "/dev/tty1";
 const KERNEL: u8 = 2;
 /// White on black, no cursor, nothing there.
 const CALM: &[u8] = b"\x1b[0m\x1b[?25l\x1b[H\x1b[J";
+/// How long the appliance has the processor for itself at most.
+const HEAD_START: Duration = Duration::from_secs(10);
 /// A console that ran this long ran well.
 const GOOD_RUN: Duration = Duration::from_secs(60);
 
 /// Keeps both up. Never returns.
-pub(crate) async fn run(state: &Path) {
+pub(crate) async fn run(state: &Path, mut serving: watch::Receiver<bool>) {
+    // The machines come first; a box that has no network shows that it has none.
+    let _ = tokio::time::timeout(HEAD_START, serving.wait_for(|up| *up)).await;
     let socket = service::socket(state);
     let plain = keep("serial console", || {
         let mut command = console(&socket);

@@ -25,6 +25,8 @@ const GOOD_RUN: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(100);
 /// How often one that serves is asked.
 const PULSE: Duration = Duration::from_secs(5);
+/// One that does not answer after this does not start. It takes seconds; a slow medium some more.
+const STARTS: Duration = Duration::from_secs(300);
 /// One that answers nothing for so long hangs. An answer takes milliseconds.
 const HANGS: Duration = Duration::from_secs(60);
 /// A killed process that is still there after this sits in the kernel for good: only a start of the machine helps.
@@ -88,19 +90,20 @@ async fn once(config: &Config, state: &Path, serving: &watch::Sender<bool>) -> O
     };
     let socket = socket(state);
     let watch = async {
-        while UnixStream::connect(&socket).await.is_err() {
-            sleep(POLL).await;
+        if timeout(STARTS, starts(&socket)).await.is_err() {
+            return STARTS;
         }
         say!("serving");
         serving.send_replace(true);
         hangs(&socket).await;
+        HANGS
     };
     // Cancel-safe: the log is of no use after the process, and what watches keeps nothing.
-    tokio::select! {
+    let silent = tokio::select! {
         status = async { tokio::join!(child.wait(), tell).0 } => return Some(ended(status)),
-        () = watch => {}
-    }
-    say!("appliance: no answer for {} s", HANGS.as_secs());
+        silent = watch => silent,
+    };
+    say!("appliance: no answer for {} s", silent.as_secs());
     end(&mut child).await
 }
 
@@ -115,6 +118,13 @@ fn ended(status: std::io::Result<ExitStatus>) -> String {
 async fn end(child: &mut Child) -> Option<String> {
     let _ = child.start_kill();
     timeout(DIES, child.wait()).await.ok().map(ended)
+}
+
+/// Returns when the appliance answers. What it takes connections for before that, it has not begun to serve.
+async fn starts(socket: &Path) {
+    while !answers(socket).await.unwrap_or(false) {
+        sleep(POLL).await;
+    }
 }
 
 /// Returns when the appliance has not answered for long.
@@ -189,6 +199,17 @@ mod tests {
         hangs(&socket).await;
         assert_eq!(begun.elapsed(), 10 * PULSE + HANGS);
         appliance.abort();
+    }
+
+    #[tokio::test]
+    async fn one_that_answers_has_started() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("bootlace.sock");
+        let late = async {
+            tokio::task::yield_now().await;
+            appliance(&socket, 1)
+        };
+        tokio::join!(starts(&socket), late).1.abort();
     }
 
     #[tokio::test]
