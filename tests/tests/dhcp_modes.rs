@@ -338,6 +338,35 @@ fn firmware_boots_by_http_over_ipv6_beside_a_dhcpv6_server() -> Result<()> {
     Ok(())
 }
 
+/// Linux believes the advertisement: an address of the prefix, and no way out.
+#[test]
+fn a_host_makes_itself_an_address_of_the_advertised_prefix_and_no_default_route() -> Result<()> {
+    let bed = Bed::start()?;
+    bed.net().ip(Role::Router, "link set eth0 down")?;
+    bed.net().inside(Role::Switch, || {
+        for (setting, value) in [("forwarding", "0"), ("accept_ra", "2"), ("autoconf", "1")] {
+            fs::write(format!("/proc/sys/net/ipv6/conf/br0/{setting}"), value).context(setting)?;
+        }
+        Ok(())
+    })?;
+    let advertised =
+        "router_advertisement = true\nprefix6 = \"fd88:1:2:7::/64\"\n[[netboot.interface.server.reserv";
+    let _appliance =
+        bed.appliance(spec(&SERVER.replace("[[netboot.interface.server.reserv", advertised))?)?;
+    let shown = |words: &str| -> Result<String> {
+        let mut command = bed.net().command(Role::Switch, "ip");
+        Ok(String::from_utf8(command.args(words.split(' ')).output()?.stdout)?)
+    };
+    wait_until(LIMIT, "an address of the prefix", || {
+        shown("-6 addr show dev br0")
+            .ok()
+            .filter(|addresses| addresses.contains("inet6 fd88:1:2:7:"))
+            .map(drop)
+    })?;
+    ensure!(shown("-6 route show default")?.is_empty(), "a router that is none");
+    Ok(())
+}
+
 #[test]
 fn server_refuses_to_start_beside_another_server() -> Result<()> {
     let bed = Bed::start()?;
