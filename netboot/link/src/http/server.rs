@@ -107,18 +107,18 @@ async fn connection(
     // Answers leave at once; a dead peer is noticed. Neither is worth refusing a connection for.
     let _ = stream.set_nodelay(true);
     let _ = setsockopt(&stream.as_fd(), sockopt::TcpUserTimeout, &UNACKNOWLEDGED_MS);
+    // Each part is boxed, so that a tunnel, which stays for as long as its machine runs, holds only the last.
     let (stream, first) = match (&service.tls, &service.boot) {
-        (Some(tls), _) => match tls.accept(stream, peer).await {
+        (Some(tls), _) => match Box::pin(tls.accept(stream, peer)).await {
             None => return,
             Some(stream) => (Either::Right(Box::new(stream)), Vec::new()),
         },
         (None, None) => (Either::Left(stream), Vec::new()),
-        (None, Some(boot)) => match front::serve(stream, peer, boot, &slots, &shutdown).await {
+        (None, Some(boot)) => match Box::pin(front::serve(stream, peer, boot, &slots, &shutdown)).await {
             End::Over => return,
             End::HandOver(stream, first) => (Either::Left(stream), first),
         },
     };
-    // Boxed, because it is large and most connections never come here.
     Box::pin(by_hyper(Resumed { first, read: 0, stream }, peer, service.router, shutdown)).await;
 }
 
