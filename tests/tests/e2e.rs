@@ -146,6 +146,27 @@ fn killing_the_appliance_at_any_step_loses_nothing() -> Result<()> {
 }
 
 #[test]
+fn a_machine_is_discovered_and_wiped_over_tls_by_an_authority_that_a_kill_does_not_lose() -> Result<()> {
+    let mut site = Site::start(ApplianceSpec::built()?.config("\n[tls]\nenabled = true\n"))?;
+    let machine = machine(&site, MachineSpec::new("tls", Firmware::Bios))?;
+    discover(&site, &machine)?;
+    let open = "tunnel: open to https://10.88.0.1:50043";
+    machine.console().wait(LIMIT, open)?;
+    // The machine knows only the authority of before, and comes back by itself.
+    site.appliance.restart()?;
+    let begin = Instant::now();
+    testbed::wait_until(LIMIT, "the tunnel after the kill", || {
+        let lines = machine.console().lines();
+        (lines.iter().filter(|line| line.text.contains(open)).count() > 1).then_some(())
+    })?;
+    println!("{:<10} tunnel again       +{:.1} s", machine.name(), begin.elapsed().as_secs_f32());
+    accept(&site, &machine)?;
+    let plain = |line: &str| line.contains("tunnel:") && line.contains("http://");
+    ensure!(!machine.console().lines().iter().any(|line| plain(&line.text)), "nothing in the clear");
+    Ok(())
+}
+
+#[test]
 fn a_second_machine_with_the_same_uuid_never_takes_the_first_ones_place() -> Result<()> {
     let site = site()?;
     let first = machine(&site, MachineSpec::new("first", Firmware::Bios))?;
@@ -162,6 +183,10 @@ fn a_second_machine_with_the_same_uuid_never_takes_the_first_ones_place() -> Res
         site.list().ok()?.into_iter().find(|machine| machine.id != first.uuid())
     })?;
     ensure!(other.state == "pending" && !other.ready, "nobody accepted it: {other:?}");
+    // Its tunnel has the name that it joined with, so whoever accepts it asks the right one.
+    site.journal.wait(LIMIT, "tunnel of the second one", |entry| {
+        entry.step == "tunnel_opened" && entry.uuid == Some(other.id)
+    })?;
     ensure!(second.is_on(), "nor is it switched");
     ensure!(untouched.first_change()?.is_none(), "nor is its disk touched");
     Ok(())
