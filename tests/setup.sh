@@ -8,10 +8,12 @@ packages=(
     qemu-system-x86 qemu-utils ovmf ipxe ipxe-qemu  # the machines and their firmware
     iproute2 nftables dnsmasq-base                           # the virtual network and its plain DHCP server
     linux-image-cloud-amd64 linux-image-amd64       # the kernels that machines boot
+    curl                                            # by which a BMC's simulator reaches the power switch
     openipmi ipmitool                               # a BMC to talk to
     python3-venv                                    # another one, which speaks Redfish
+    busybox-static                                  # what a laptop in a test flashes a stick with
     skopeo umoci                                    # to read container images with
-    grub-pc-bin grub-efi-amd64-bin grub-common sbsigntool e2fsprogs squashfs-tools openssl  # sticks that boot under BIOS and UEFI
+    grub-pc-bin grub-efi-amd64-bin grub-common osslsigncode e2fsprogs squashfs-tools openssl  # sticks that boot under BIOS and UEFI
     fdisk mtools dosfstools syslinux syslinux-common systemd-boot-efi binutils  # disk images without root
 )
 

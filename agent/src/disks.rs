@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use crate::medium::Medium;
 use crate::wipe::partitions;
 use crate::wipe::plan::{Action, plan};
 use agent_wire::keep::{DiskNames, Keep};
@@ -47,6 +48,8 @@ pub struct Disk {
     pub boot_medium: bool,
     /// It can be told to forget.
     pub discards: bool,
+    /// It is plugged into USB.
+    pub usb: bool,
 }
 
 impl Disk {
@@ -160,11 +163,13 @@ pub(crate) fn serial(device: &Path) -> Option<String> {
     attribute(device, "serial")
         .or_else(|| attribute(device, "device/serial"))
         .or_else(|| page_80(device))
-        .or_else(|| {
-            let path = std::fs::canonicalize(device.join("device")).ok()?;
-            let usb = path.ancestors().find(|at| at.join("idVendor").exists())?;
-            attribute(usb, "serial")
-        })
+        .or_else(|| attribute(&usb(device)?, "serial"))
+}
+
+/// The USB device that a block device is behind.
+fn usb(device: &Path) -> Option<PathBuf> {
+    let path = std::fs::canonicalize(device.join("device")).ok()?;
+    path.ancestors().find(|at| at.join("idVendor").exists()).map(Path::to_owned)
 }
 
 /// SPC "Unit Serial Number": four bytes of header, the last two of them the length.
@@ -189,8 +194,8 @@ fn mounted(mountinfo: &str) -> BTreeSet<&str> {
 }
 
 /// Reads what there is. `medium`: the GPT identifier of the boot medium or of a partition on it, lower
-/// case, or an MBR's eight hex digits.
-pub fn inspect(places: Places<'_>, medium: &[String]) -> Vec<Disk> {
+/// case, or an MBR's eight hex digits; or that it is on USB.
+pub fn inspect(places: Places<'_>, medium: &Medium) -> Vec<Disk> {
     let mounts = std::fs::read_to_string(places.mounts).unwrap_or_default();
     let mounts = mounted(&mounts);
     let disk = |name: String| {
@@ -210,9 +215,10 @@ pub fn inspect(places: Places<'_>, medium: &[String]) -> Vec<Disk> {
             mounted: numbers(&device).any(|number| mounts.contains(number.as_str())),
             boot_medium: false,
             discards: number("queue/discard_max_bytes") > 0,
+            usb: usb(&device).is_some(),
             name,
         };
-        disk.boot_medium = !medium.is_empty() && holds(&disk, medium);
+        disk.boot_medium = (medium.usb && disk.usb) || (!medium.ids.is_empty() && holds(&disk, &medium.ids));
         disk
     };
     names(places.sys_block).into_iter().map(disk).collect()
@@ -232,7 +238,7 @@ pub fn scan(sys_block: &Path, dev: &Path) -> (Vec<Target>, Vec<Skipped>) {
     let mut targets = Vec::new();
     let mut skipped = Vec::new();
     let places = Places { sys_block, dev, ..Places::default() };
-    for (disk, action, reason) in plan(inspect(places, &[]), &Keep::default()) {
+    for (disk, action, reason) in plan(inspect(places, &Medium::default()), &Keep::default()) {
         match action {
             Action::Wipe => targets.push(Target { name: disk.name, path: disk.path, size: disk.size }),
             Action::Leave => skipped.push(Skipped { name: disk.name, reason: reason.to_string() }),

@@ -20,6 +20,7 @@ pub mod ipmi;
 pub mod join;
 pub mod machine;
 pub mod machine_api;
+pub mod medium;
 pub mod meta;
 pub mod modules;
 pub mod net;

@@ -263,6 +263,27 @@ pub fn load_file(path: &Path) -> Result<(), LoadError> {
     nix::kmod::finit_module(&file, c"", nix::kmod::ModuleInitFlags::empty()).map_err(LoadError::Kernel)
 }
 
+/// Loads a module of the image by its name, with what it needs; true when it is there afterwards.
+pub fn load_named(name: &str) -> bool {
+    let table = std::fs::read_to_string(LOADS).unwrap_or_default();
+    let Some(paths) = paths_of(&table, name) else { return false };
+    paths.into_iter().all(|path| match load_file(Path::new(path)) {
+        Ok(()) | Err(LoadError::Kernel(Errno::EEXIST)) => true,
+        Err(error) => {
+            say!("module {path}: {}", chain(&error));
+            false
+        }
+    })
+}
+
+/// The files to load for a module, of the table that the image builder writes.
+fn paths_of<'a>(table: &'a str, name: &str) -> Option<Vec<&'a str>> {
+    table.lines().find_map(|line| {
+        let mut words = line.split_whitespace();
+        (words.next()?.trim_end_matches('!') == name).then(|| words.collect())
+    })
+}
+
 /// The module as it was, with the signature at its end.
 fn inflate(file: impl std::io::Read) -> std::io::Result<Vec<u8>> {
     let mut module = Vec::new();
@@ -290,6 +311,14 @@ mod tests {
         assert!(inflate(&packed[..packed.len() / 2]).is_err());
         let path = tempfile::tempdir().unwrap().path().join("x.ko.z");
         assert!(matches!(load_file(&path), Err(LoadError::Read(_))));
+    }
+
+    #[test]
+    fn a_module_is_found_by_its_name_with_what_it_needs() {
+        let table = "efivarfs! /a/efivarfs.ko.z\nipmi_si /a/ipmi_msghandler.ko.z /a/ipmi_si.ko.z\n";
+        assert_eq!(paths_of(table, "efivarfs"), Some(vec!["/a/efivarfs.ko.z"]));
+        assert_eq!(paths_of(table, "ipmi_si").map(|paths| paths.len()), Some(2));
+        assert_eq!(paths_of(table, "ipmi"), None);
     }
 
     #[test]

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use crate::console::chain;
 use crate::disks::{self, Disk, Kind, Places};
-use crate::say;
+use crate::{medium, say};
 use agent_wire::keep::{Keep, KeepError};
 
 pub use disk::{WipeError, wipe};
@@ -114,7 +114,9 @@ pub fn wipe_machine(orders: &Orders, zeroes: bool) -> Result<Vec<Report>, String
         say!("wipe: refused: {error}");
         format!("nothing is wiped: {error}")
     })?;
-    let disks = disks::inspect(Places::default(), &orders.medium);
+    let mut medium = medium::by_firmware();
+    medium.ids.extend(orders.medium.iter().cloned());
+    let disks = disks::inspect(Places::default(), &medium);
     wipe_disks(disks, keep, How { zeroes, secure: orders.secure })
 }
 

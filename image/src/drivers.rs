@@ -125,18 +125,18 @@ pub const SETS: &[DriverSet] = &[
             "ipmi_si",
             "ipmi_ssif",
             "ipmi_devintf",
+            // What the machine booted from, and whether Secure Boot is on.
+            "efivarfs",
         ],
     },
     DriverSet {
         name: "box",
-        about: "the box itself, beside what is in metal: its data, VLANs, EFI variables, a watchdog",
+        about: "the box itself, beside what is in metal: its data, VLANs, a watchdog",
         modules: &[
             "ext4",
             "crc32c_generic",
             "crc32c_intel",
             "8021q",
-            // Which slot firmware was told to start.
-            "efivarfs",
             "iTCO_wdt",
             "sp5100_tco",
             "wdat_wdt",

@@ -18,6 +18,7 @@ use anyhow::{Context, Result, bail, ensure};
 use bootlace_agent::identity::Identity;
 use bootlace_agent::retry::Backoff;
 use bootlace_agent::{fetch, join};
+use bootlace_image::stick::fat;
 use siderolink::PrivateKey;
 use testbed::{
     APPLIANCE_ADDRESS, ApplianceSpec, BMC_USER, Bed, Bus, Disk, DiskSpec, Entry, Firmware, LIMIT, Machine,
@@ -33,8 +34,6 @@ const MIB: u64 = 1 << 20;
 const DISK_MIB: u64 = 64;
 /// On disks that nobody may touch.
 const MARKER: &str = "somebody's data, not ours";
-/// Of the MBR that Debian's `ipxe.iso` has, by which it boots from a stick as well.
-const STICK_ID: &str = "5d814855";
 /// The agent's first line on the console.
 const PID1: &str = "agent: version";
 
@@ -159,13 +158,11 @@ fn ends_are_blank(disk: &Disk, partitions: &[(u64, u64)]) -> Result<bool> {
     Ok(true)
 }
 
-/// Debian's iPXE on a stick: BIOS starts it, and it boots from the network.
+/// Debian's iPXE on a stick: UEFI starts it, and it boots from the network.
 fn stick(bed: &Bed) -> Result<PathBuf> {
     let path = bed.dir().join("stick.img");
-    fs::copy("/usr/lib/ipxe/ipxe.iso", &path).context("package ipxe")?;
-    let file = File::options().write(true).open(&path)?;
-    file.set_len(8 * MIB)?;
-    file.write_all_at(MARKER.as_bytes(), 8 * MIB - 512)?;
+    let ipxe = fs::read("/usr/lib/ipxe/ipxe.efi").context("package ipxe")?;
+    fs::write(&path, fat::build(8 * MIB, "IPXE", 1, &[("EFI/BOOT/BOOTX64.EFI", &ipxe)])?)?;
     Ok(path)
 }
 
@@ -188,9 +185,8 @@ fn server(name: &str, firmware: Firmware) -> MachineSpec {
 #[test]
 fn an_accepted_server_loses_exactly_the_right_disks_and_others_none() -> Result<()> {
     let files = tempfile::tempdir()?;
-    let medium = format!("extra_kernel_args = [\"bootlace.medium={STICK_ID}\"]\n");
     let keep = "[wipe]\nkeep = [\"serial:data1\"]\n";
-    let site = site(files.path(), |spec| spec.config(&medium).config(keep))?;
+    let site = site(files.path(), |spec| spec.config(keep))?;
 
     // As much memory as each firmware's network boot needs at least.
     let small = site.bed.machine(server("small", Firmware::Bios).memory_mib(128))?;
@@ -210,7 +206,7 @@ fn an_accepted_server_loses_exactly_the_right_disks_and_others_none() -> Result<
     uefi.power_off()?;
 
     let image = stick(&site.bed)?;
-    let machine = site.bed.machine(server("server", Firmware::Bios).stick(&image))?;
+    let machine = site.bed.machine(server("server", Firmware::UefiPxe).stick(&image))?;
     let [ssd, nvme, data, read_only] = machine.disks() else { bail!("four disks") };
     partition(ssd)?;
     partition(data)?;
@@ -224,7 +220,8 @@ fn an_accepted_server_loses_exactly_the_right_disks_and_others_none() -> Result<
     let kept =
         [("the disk on the keep list", data.snapshot()?), ("the read-only disk", read_only.snapshot()?)];
     let yet = [ssd.snapshot()?, nvme.snapshot()?];
-    discover(&site, &machine, Duration::from_secs(10))?;
+    // Firmware, then all of iPXE.
+    discover(&site, &machine, Duration::from_secs(22))?;
     for before in &yet {
         untouched("a pending machine's disk", before)?;
     }
@@ -234,6 +231,10 @@ fn an_accepted_server_loses_exactly_the_right_disks_and_others_none() -> Result<
         site.step(&machine, step)?;
     }
     machine.wait_power(LIMIT, false)?;
+    // What the operator is told of each disk.
+    let journal = site.appliance.cli_ok(&["journal"])?;
+    let told: Vec<&str> = journal.lines().filter(|line| line.contains("disk ")).collect();
+    println!("{}", told.join("\n"));
     for disk in [ssd, nvme] {
         ensure!(signatures(disk)?.is_empty(), "{}: {:?}", disk.serial(), signatures(disk)?);
     }
@@ -251,10 +252,6 @@ fn an_accepted_server_loses_exactly_the_right_disks_and_others_none() -> Result<
         untouched(what, before)?;
     }
 
-    // What the operator is told of each disk.
-    let journal = site.appliance.cli_ok(&["journal"])?;
-    let told: Vec<&str> = journal.lines().filter(|line| line.contains("disk ")).collect();
-    println!("{}", told.join("\n"));
     for (serial, words) in [
         (ssd.serial(), "is blank: had "),
         (nvme.serial(), "is blank: had "),

@@ -60,7 +60,7 @@ fn a_disk_tells_its_names_where_its_kind_keeps_them() {
     device(sys.path(), "vda", &[("size", "8"), ("serial", "virt"), ("queue/logical_block_size", "4096")]);
     device(sys.path(), "sda", &[("size", "8"), ("device/wwid", "naa.5000c500a1b2c3d4")]);
     fs::write(sys.path().join("sda/device/vpd_pg80"), b"\0\x80\0\x0a  WD-1234 \0\0").unwrap();
-    let disks = inspect(Places { sys_block: sys.path(), ..Places::default() }, &[]);
+    let disks = inspect(Places { sys_block: sys.path(), ..Places::default() }, &Medium::default());
     let told: Vec<_> = disks
         .iter()
         .map(|disk| (disk.serial.as_str(), disk.sector, disk.discards, disk.wwns.len()))
@@ -77,7 +77,23 @@ fn a_disk_with_a_mounted_partition_is_in_use() {
     fs::write(&mounts, "22 1 0:21 / /proc rw - proc proc rw\n29 1 8:1 / /mnt rw - ext4 /dev/sda1 rw\n")
         .unwrap();
     let places = Places { sys_block: sys.path(), mounts: &mounts, ..Places::default() };
-    let mounted: Vec<_> =
-        inspect(places, &[]).into_iter().filter(|disk| disk.mounted).map(|disk| disk.name).collect();
+    let mounted: Vec<_> = inspect(places, &Medium::default())
+        .into_iter()
+        .filter(|disk| disk.mounted)
+        .map(|disk| disk.name)
+        .collect();
     assert_eq!(mounted, ["sda"]);
+}
+
+#[test]
+fn when_the_machine_booted_from_usb_everything_there_may_be_the_medium() {
+    let sys = tempfile::tempdir().unwrap();
+    device(sys.path(), "sda", &[("size", "8")]);
+    device(sys.path(), "sdb", &[("size", "8"), ("device/model", "stick"), ("idVendor", "46f4")]);
+    for usb in [false, true] {
+        let medium = Medium { ids: vec![], usb };
+        let disks = inspect(Places { sys_block: sys.path(), ..Places::default() }, &medium);
+        let mediums: Vec<_> = disks.iter().map(|disk| disk.boot_medium).collect();
+        assert_eq!(mediums, [false, usb]);
+    }
 }

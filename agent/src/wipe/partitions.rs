@@ -120,7 +120,7 @@ fn mbr(medium: &(impl Medium + ?Sized), size: u64, sector: u64, table: &mut Tabl
     if !table.kinds.contains(&"mbr") {
         table.kinds.push("mbr");
     }
-    table.ids.push(format!("{:08x}", u32_at(&first, 440)));
+    table.ids.push(mbr_id(&first[440..]));
     for entry in entries.into_iter().filter(|entry| entry.kind != 0 && entry.kind != 0xee) {
         table.add(entry.first, entry.count, sector, size);
         if matches!(entry.kind, 0x05 | 0x0f | 0x85) {
@@ -183,7 +183,12 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
 }
 
+/// The text of an MBR's number, which is its first four bytes.
+pub(crate) fn mbr_id(bytes: &[u8]) -> String {
+    format!("{:08x}", u32_at(bytes, 0))
+}
+
 /// The text of a GUID: its first three groups are little-endian.
-fn guid(bytes: &[u8]) -> String {
+pub(crate) fn guid(bytes: &[u8]) -> String {
     bytes.try_into().map(|bytes| uuid::Uuid::from_bytes_le(bytes).to_string()).unwrap_or_default()
 }

@@ -2,6 +2,7 @@ use std::fs;
 use std::path::Path;
 
 use super::*;
+use crate::medium::Medium;
 
 mod tables;
 mod tools;
@@ -105,7 +106,8 @@ fn the_boot_medium_is_known_by_its_partition_table() {
     fs::write(sys.join("sda/size"), (image.len() / 512).to_string()).unwrap();
     let places = Places { sys_block: &sys, dev: &dev, ..Places::default() };
     for (medium, is_it) in [(tables::DISK_GUID, true), (tables::PARTITION_GUID, true), ("other", false)] {
-        let disks = disks::inspect(places, &[medium.to_owned()]);
-        assert_eq!(disks[0].boot_medium, is_it, "{medium}");
+        let medium = Medium { ids: vec![medium.to_owned()], usb: false };
+        let disks = disks::inspect(places, &medium);
+        assert_eq!(disks[0].boot_medium, is_it, "{medium:?}");
     }
 }

@@ -143,7 +143,7 @@ fn efi_partition() -> Option<String> {
         return None;
     }
     if !Path::new(EFI_PARTITION).exists() {
-        crate::service::load_module("efivarfs");
+        bootlace_agent::modules::load_named("efivarfs");
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC | MsFlags::MS_RDONLY;
         mount(Some("efivarfs"), EFI_VARIABLES, Some("efivarfs"), flags, None::<&str>).ok()?;
     }
@@ -240,7 +240,7 @@ impl Stick {
             say!("data cannot have the whole stick: {error:#}");
         }
         // The kernel would ask for it by a program that is not here; where it is built in there is nothing to load.
-        crate::service::load_module("ext4");
+        bootlace_agent::modules::load_named("ext4");
         let device = partition_device(&self.path, number)?;
         fs::create_dir_all(DATA)?;
         mount(

@@ -76,7 +76,7 @@ async fn wait_for(name: Option<&str>) -> Nic {
 /// The VLAN's interface on top of another.
 async fn add_vlan(below: Nic, id: u16) -> Nic {
     // Its driver has no device that would ask for it.
-    crate::service::load_module("8021q");
+    bootlace_agent::modules::load_named("8021q");
     let name = format!("{}.{id}", below.name);
     if let Err(error) = sys::add_vlan(&below.name, id).and_then(|()| agent_sys::link_up(&name)) {
         say!("{name}: cannot be made: {error}");

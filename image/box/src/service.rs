@@ -1,11 +1,9 @@
 //! Runs the appliance, and runs it again when it ends or hangs.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use bootlace_agent::modules::{self, LOADS, LoadError};
 use bootlace_agent::retry::Backoff;
 use bootlace_agent::say;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
@@ -148,30 +146,6 @@ async fn answers(socket: &Path) -> std::io::Result<bool> {
     Ok(begin.starts_with(b"HTTP/1.1 200"))
 }
 
-/// Loads a module of the image by its name, with what it needs.
-pub(crate) fn load_module(name: &str) -> bool {
-    let table = fs::read_to_string(LOADS).unwrap_or_default();
-    let Some(paths) = paths_of(&table, name) else { return false };
-    for path in paths {
-        match modules::load_file(Path::new(path)) {
-            Ok(()) | Err(LoadError::Kernel(nix::errno::Errno::EEXIST)) => {}
-            Err(error) => {
-                say!("module {path}: {error}");
-                return false;
-            }
-        }
-    }
-    true
-}
-
-/// The files to load for a module, of the table that the image builder writes.
-fn paths_of<'a>(table: &'a str, name: &str) -> Option<Vec<&'a str>> {
-    table.lines().find_map(|line| {
-        let mut words = line.split_whitespace();
-        (words.next()?.trim_end_matches('!') == name).then(|| words.collect())
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -207,7 +181,7 @@ mod tests {
         let socket = directory.path().join("bootlace.sock");
         let late = async {
             tokio::task::yield_now().await;
-            appliance(&socket, 1)
+            appliance(&socket, 1).abort_handle()
         };
         tokio::join!(starts(&socket), late).1.abort();
     }
@@ -216,13 +190,5 @@ mod tests {
     async fn one_that_hangs_is_ended() {
         let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
         assert_eq!(end(&mut child).await.unwrap(), "ended with signal: 9 (SIGKILL)");
-    }
-
-    #[test]
-    fn a_module_is_found_by_its_name() {
-        let table = "ext4 /lib/a.ko /lib/ext4.ko\n8021q! /lib/8021q.ko\n";
-        assert_eq!(paths_of(table, "8021q"), Some(vec!["/lib/8021q.ko"]));
-        assert_eq!(paths_of(table, "ext4").map(|paths| paths.len()), Some(2));
-        assert_eq!(paths_of(table, "ext"), None);
     }
 }

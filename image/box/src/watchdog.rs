@@ -6,8 +6,6 @@ use std::time::Duration;
 
 use bootlace_agent::{modules, say};
 
-use crate::service::load_module;
-
 const DEVICE: &str = "/dev/watchdog";
 /// What it says that it is.
 const IDENTITY: &str = "/sys/class/watchdog/watchdog0/identity";
@@ -38,7 +36,7 @@ fn open() -> Option<File> {
     let open = || OpenOptions::new().write(true).open(DEVICE);
     match open() {
         Ok(device) => Some(device),
-        Err(_) if load_module(SOFT) => open().ok(),
+        Err(_) if modules::load_named(SOFT) => open().ok(),
         Err(error) => {
             say!("no watchdog: {error}");
             None
