@@ -137,22 +137,40 @@ mod tests {
     }
 
     #[test]
-    fn gnupg_takes_key_and_signature() {
+    fn the_signature_is_the_key_s_and_of_the_data() {
         let directory = tempfile::tempdir().unwrap();
-        let file = |name: &str| directory.path().join(name);
         let key = key(directory.path());
-        std::fs::write(file("pub"), public_key(&key).unwrap()).unwrap();
-        std::fs::write(file("data"), b"kernel").unwrap();
-        std::fs::write(file("sig"), sign(&key, b"kernel").unwrap()).unwrap();
-        let gpgv = |name: &str| {
-            let mut gpgv = Command::new("gpgv");
-            gpgv.arg("--keyring").arg(file("pub")).arg(file("sig")).arg(file(name));
-            gpgv.status()
+        let packet = sign(&key, b"kernel").unwrap();
+        let body = &packet[3..];
+        assert_eq!((packet[0], body[..6].to_vec()), (SIGNATURE, vec![VERSION, BINARY, RSA, SHA256, 0, 6]));
+        let (hashed, rest) = body.split_at(12);
+        assert_eq!(rest[..4], [0, 10, 9, ISSUER]);
+        assert_eq!(rest[4..12], key_id(&key_body(&key).unwrap()).unwrap());
+        // A digest's beginning and the number's length in bits are before the number, which has no zeroes in front.
+        let mut number = rest[16..].to_vec();
+        while number.len() < 256 {
+            number.insert(0, 0);
+        }
+        let (public, signature) = (directory.path().join("public"), directory.path().join("signature"));
+        run(openssl().args(["rsa", "-pubout", "-in"]).arg(&key).arg("-out").arg(&public), b"").unwrap();
+        std::fs::write(&signature, number).unwrap();
+        let trailer = [VERSION, 0xff, 0, 0, 0, 12];
+        let verify = |data: &[u8]| {
+            let mut command = openssl();
+            command.args(["dgst", "-sha256", "-verify"]).arg(&public).arg("-signature").arg(&signature);
+            run(&mut command, &[data, hashed, &trailer].concat())
         };
-        let Ok(status) = gpgv("data") else { return eprintln!("skipped: no gpgv") };
-        assert!(status.success());
-        std::fs::write(file("other"), b"kernel!").unwrap();
-        assert!(!gpgv("other").unwrap().success());
+        assert!(verify(b"kernel").is_ok());
+        assert!(verify(b"kernel!").is_err());
+    }
+
+    #[test]
+    fn a_public_key_is_a_packet_with_modulus_and_exponent() {
+        let directory = tempfile::tempdir().unwrap();
+        let packet = public_key(&key(directory.path())).unwrap();
+        assert_eq!(packet[..12], [PUBLIC_KEY, 1, 13, VERSION, 0, 0, 0, 1, RSA, 0x08, 0x00, packet[11]]);
+        assert_eq!(packet[packet.len() - 5..], [0, 17, 1, 0, 1]);
+        assert_eq!(usize::from(packet[1]) * 256 + usize::from(packet[2]), packet.len() - 3);
     }
 
     #[test]

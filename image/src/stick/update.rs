@@ -19,8 +19,6 @@ pub const ENV: &str = "bootlace-env";
 pub const SLOT_A: &str = "bootlace-a";
 /// See [`ENV`].
 pub const SLOT_B: &str = "bootlace-b";
-/// The EFI partition of a stick whose firmware starts the kernel image itself.
-pub const SIGNED_ESP: &str = "bootlace-signed";
 
 /// The partition of a slot.
 pub fn slot_partition(table: &Table, slot: Slot) -> Result<&Partition> {
@@ -66,10 +64,6 @@ pub fn read_slot(path: &Path) -> Result<Vec<u8>> {
 pub fn install<M: Medium>(disk: &mut Disk<M>, slot: &[u8], mut progress: impl FnMut(u64)) -> Result<Updated> {
     let version = Reader::open(&mut std::io::Cursor::new(slot), 0, slot.len() as u64)?.check()?;
     let table = disk.table()?;
-    ensure!(
-        table.get(SIGNED_ESP).is_none(),
-        "a stick for Secure Boot is not updated but flashed anew, which keeps its data: its firmware starts one version"
-    );
     let env = table.find(ENV)?.offset();
     let choice = Choice::read(disk.file(), env)?;
     let idle = choice.good.other();

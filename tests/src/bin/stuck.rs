@@ -19,8 +19,9 @@ fn main() -> Result<()> {
     let (Some("run"), Some(state)) = (words.first().map(String::as_str), state) else { return wait() };
     let state = Path::new(state);
     fs::create_dir_all(state)?;
+    let the_box = fs::read_to_string(CONFIG)?.contains("id = \"box\"");
     let marker = state.join("hung");
-    let hung = marker.exists();
+    let hung = marker.exists() && !the_box;
     fs::write(&marker, "")?;
     let socket = state.join("bootlace.sock");
     let _ = fs::remove_file(&socket);
@@ -33,7 +34,7 @@ fn main() -> Result<()> {
         let _ = stream.read(&mut [0; 1024]);
         let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}");
     }
-    if fs::read_to_string(CONFIG)?.contains("id = \"box\"") {
+    if the_box {
         stop_the_box().context("the box cannot be stopped")?;
     }
     // The kernel takes connections; nobody answers.

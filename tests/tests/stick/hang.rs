@@ -33,18 +33,21 @@ fn again(machine: &Machine, text: &str, times: usize) -> Result<()> {
 }
 
 #[test]
-fn what_hangs_is_started_again() -> Result<()> {
+fn an_appliance_that_hangs_is_started_again() -> Result<()> {
     let bed = Bed::start()?;
     let stick = stuck(&bed)?;
-
     let edge = box_of(&bed, "box", Firmware::Bios, &stick)?;
     serves(&edge)?;
     wait(&edge, "appliance: no answer for 60 s")?;
     wait(&edge, "appliance: ended with signal: 9")?;
     wait(&edge, "stuck: this time it goes on answering")?;
-    again(&edge, SERVING, 2)?;
-    edge.power_off()?;
+    again(&edge, SERVING, 2)
+}
 
+#[test]
+fn a_box_that_hangs_is_reset_by_the_watchdog() -> Result<()> {
+    let bed = Bed::start()?;
+    let stick = stuck(&bed)?;
     configure(&stick, "id = \"box\"\n")?;
     let spec = MachineSpec::new("watched", Firmware::Bios).memory_mib(MEMORY_MIB).stick(&stick);
     let edge =

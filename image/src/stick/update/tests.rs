@@ -111,15 +111,3 @@ fn a_version_comes_out_of_a_file_or_of_another_stick() {
     std::fs::write(&file, sample("two")).unwrap();
     assert!(read_slot(&file).unwrap() == sample("two"));
 }
-
-#[test]
-fn a_stick_for_secure_boot_is_not_updated() {
-    let (_directory, path) = stick();
-    let mut disk = Disk::open(&path, true).unwrap();
-    let mut table = disk.table().unwrap();
-    table.partitions[1].name = SIGNED_ESP.into();
-    for (sector, bytes) in table.emit(disk.sectors()).unwrap() {
-        disk.write_at(sector * 512, &bytes).unwrap();
-    }
-    assert!(install(&mut disk, &sample("two"), |_| ()).unwrap_err().to_string().contains("flashed anew"));
-}
