@@ -55,6 +55,7 @@ image: setup build ## Builds what is shipped into build/: container image, Talos
 	$(STICK) --slot $(BUILD)/bootlace.slot -o $(BUILD)/bootlace.img
 	openssl rsa -in $(SNAKEOIL).key -passin pass:snakeoil -out $(BUILD)/secure.key 2>/dev/null
 	$(STICK) --key $(BUILD)/secure.key --certificate $(SNAKEOIL).pem -o $(BUILD)/secure.img
+	@image/sizes.sh $(BIN) $(BUILD)
 
 check: ## Format, lints, docs, unit and property tests; cargo-deny where it is installed
 	cargo fmt --all --check
@@ -70,7 +71,7 @@ unit: setup ## Unit, property and fuzz-smoke tests, without virtual machines
 test: unit e2e ## Everything: unit, property and end-to-end tests in QEMU
 
 e2e: images image ## Boots machines over the virtual PXE network (needs root)
-	cargo test -p testbed --test bed --test e2e --test agent --test dhcp_modes --test stick --test stack -- --test-threads=1
+	cargo test -p testbed --test bed --test e2e --test agent --test dhcp_modes --test stick --test flash --test stack -- --test-threads=1
 
 demo: images ## Three machines, three firmwares: from power-on to an installed system (KEEP=1 leaves it running)
 	$(BIN)/demo $(if $(KEEP),--keep)
@@ -88,6 +89,7 @@ conformance: images ## Omni's own Go clients against the hub, Talos' against the
 	tests/conformance/agent/run.sh
 	tests/conformance/wireguard/run.sh
 	tests/conformance/extension/run.sh
+	tests/conformance/talos/run.sh
 
 fuzz: ## Mutates captured packets against every parser, FUZZ_SECONDS (60) each, with overflow checks
 	FUZZ_SECONDS=$(FUZZ_SECONDS) cargo test -p netboot -p netboot-link --test fuzz -- --nocapture --test-threads=2

@@ -40,6 +40,11 @@ impl Bed {
         Ok(Self { machines: Mutex::default(), router, net: Arc::new(net), remains, swept })
     }
 
+    /// What it has to take down.
+    pub(crate) fn remains(&self) -> &Remains {
+        &self.remains
+    }
+
     /// What tells this bed from others; its namespaces are called `<id>-<role>`.
     #[must_use]
     pub fn id(&self) -> &str {

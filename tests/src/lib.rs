@@ -30,6 +30,7 @@ pub mod doctor;
 pub mod fault_proxy;
 mod journal;
 mod kernel;
+mod laptop;
 mod machine;
 mod net;
 mod remains;
@@ -46,6 +47,7 @@ pub use appliance::{Appliance, ApplianceSpec, TALOS_VERSION, built};
 pub use bed::Bed;
 pub use journal::{Entry, Journal};
 pub use kernel::Kernel;
+pub use laptop::Laptop;
 pub use machine::{
     BMC_PASSWORD, BMC_USER, BootOrder, Bus, Call, Console, Disk, DiskSpec, Fault, Firmware, Line, Machine,
     MachineSpec, Nic, Snapshot,

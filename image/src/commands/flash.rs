@@ -205,6 +205,8 @@ impl Bars {
     fn finish(&mut self) {
         if let Some((_, bar)) = self.bar.take() {
             bar.finish();
+            // What follows is on a line of its own also where the terminal does not tell its width.
+            eprintln!();
         }
     }
 }

@@ -14,4 +14,6 @@ fn the_newest_release_is_by_number_and_needs_its_modules() {
     let newest = Kernel::newest_in(&boot, &modules, "-cloud-amd64").unwrap();
     assert_eq!(newest.release, "6.1.0-56-cloud-amd64");
     assert_eq!(newest.image, boot.join("vmlinuz-6.1.0-56-cloud-amd64"));
+    // One flavour's name ends with the other's.
+    assert_eq!(Kernel::newest_in(&boot, &modules, "-amd64").unwrap().release, "6.1.0-57-amd64");
 }
