@@ -93,7 +93,9 @@ enum Base {
 pub(crate) fn run(args: &UsbArgs) -> Result<()> {
     ensure!(
         args.arch == Arch::Amd64,
-        "sticks are for amd64: GRUB and the stub of other architectures are not used"
+        "sticks are for amd64 only. An arm64 board boots the appliance as a Talos extension (`bootlace-image extension \
+         --arch arm64`) or as a container; a stick needs GRUB, systemd's stub and bootlace-box for arm64, and this build \
+         packs those of amd64"
     );
     let config = match (&args.config, &args.pid1) {
         (Some(path), Some(pid1)) => super::configure::checked(path, &args.bootlace, pid1)?,
