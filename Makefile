@@ -71,7 +71,7 @@ unit: setup ## Unit, property and fuzz-smoke tests, without virtual machines
 test: unit e2e ## Everything: unit, property and end-to-end tests in QEMU
 
 e2e: images image ## Boots machines over the virtual PXE network (needs root)
-	cargo test -p testbed --test bed --test e2e --test agent --test dhcp_modes --test stick --test flash --test stack -- --test-threads=1
+	cargo test -p testbed --test bed --test e2e --test agent --test dhcp_modes --test stick --test flash --test stack --test redfish -- --test-threads=1
 
 demo: images ## Three machines, three firmwares: from power-on to an installed system (KEEP=1 leaves it running)
 	$(BIN)/demo $(if $(KEEP),--keep)

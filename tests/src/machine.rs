@@ -14,6 +14,7 @@ mod console;
 mod power;
 mod qemu;
 mod qmp;
+mod redfish;
 mod spec;
 
 use std::fs;
@@ -54,6 +55,7 @@ struct Inner {
     power: Watched<Power>,
     orders: Mutex<mpsc::Sender<Order>>,
     switch: OnceLock<SocketAddr>,
+    redfish: OnceLock<SocketAddr>,
 }
 
 #[derive(Debug, Default)]
@@ -116,6 +118,7 @@ impl Machine {
             power: Watched::default(),
             orders: Mutex::new(orders),
             switch: OnceLock::new(),
+            redfish: OnceLock::new(),
         };
         let machine = Self { inner: Arc::new(inner) };
         machine.start_thread(received, Arc::clone(net), Arc::clone(remains))?;
@@ -123,6 +126,11 @@ impl Machine {
         machine.inner.switch.get_or_init(|| server.address());
         if let Some(bmc) = &machine.inner.hardware.bmc {
             bmc.start(&file("bmc"), server.address(), net, remains)?;
+        }
+        if machine.inner.hardware.spec.redfish {
+            let address = bmc::Bmc::plan(number)?.address;
+            redfish::start(&file("redfish"), address, uuid, server.address(), net, remains)?;
+            machine.inner.redfish.get_or_init(|| SocketAddr::from((address, redfish::REDFISH_PORT)));
         }
         if let Some(dir) = power_dir {
             power::write_config(dir, &name, uuid, server.address())?;
@@ -170,6 +178,12 @@ impl Machine {
     #[must_use]
     pub fn power_address(&self) -> SocketAddr {
         *self.inner.switch.get().expect("set when the machine was built")
+    }
+
+    /// Where its Redfish service is, if it has one.
+    #[must_use]
+    pub fn redfish_address(&self) -> Option<SocketAddr> {
+        self.inner.redfish.get().copied()
     }
 
     /// Where its BMC is in the network, if it has one.

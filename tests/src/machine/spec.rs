@@ -121,6 +121,7 @@ pub struct MachineSpec {
     pub(crate) secure_boot: Option<PathBuf>,
     pub(crate) more: Vec<String>,
     pub(crate) bmc: bool,
+    pub(crate) redfish: bool,
 }
 
 impl MachineSpec {
@@ -139,6 +140,7 @@ impl MachineSpec {
             secure_boot: None,
             more: Vec::new(),
             bmc: false,
+            redfish: false,
         }
     }
 
@@ -198,6 +200,13 @@ impl MachineSpec {
     #[must_use]
     pub fn bmc(mut self) -> Self {
         self.bmc = true;
+        self
+    }
+
+    /// Gives it a BMC that speaks Redfish without TLS, and that it does not see itself: anybody may use it.
+    #[must_use]
+    pub fn redfish(mut self) -> Self {
+        self.redfish = true;
         self
     }
 
