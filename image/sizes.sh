@@ -10,7 +10,7 @@ row() { # what, limit in bytes, files and directories
 	shift 2
 	bytes=$(find "$@" -type f -printf '%s\n' | awk '{sum += $1} END {print sum + 0}')
 	awk -v what="$what" -v bytes="$bytes" -v limit="$limit" 'BEGIN {
-		printf "%-34s %12d %8.2f MB   limit %7.2f MB%s\n", what, bytes, bytes / 1e6, limit / 1e6, bytes > limit ? "   OVER" : ""
+		printf "%-34s %12d %8.2f MB   limit %7.2f MB%s\n", what, bytes, bytes / 1e6, limit / 1e6, (bytes > limit ? "   OVER" : "")
 	}'
 }
 
