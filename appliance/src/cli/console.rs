@@ -144,7 +144,7 @@ impl Screen {
     fn take(&mut self, entry: &Entry) {
         self.seen = self.seen.max(entry.seq);
         let line = journal::line_of(entry);
-        self.lines.push_back(line.clone());
+        self.lines.push_back(brief(&line));
         self.fresh.push(line);
         if self.lines.len() > LINES {
             self.lines.pop_front();
@@ -217,6 +217,14 @@ fn facts(status: &Status) -> Vec<(&'static str, String)> {
         ("Running", started.map_or_else(String::new, |time| format!("since {time:.0}"))),
         ("Next", next),
     ]
+}
+
+/// A journal line without its date and its milliseconds, for which a screen has no room.
+fn brief(line: &str) -> String {
+    match (line.get(11..19), line.get(24..)) {
+        (Some(time), Some(rest)) => format!("{time}{rest}"),
+        _ => line.to_owned(),
+    }
 }
 
 /// One line of the screen.

@@ -48,7 +48,7 @@ fn a_screen_without_news_is_not_drawn_again() {
     assert!(!screen.whole(&shown(&status())).is_empty());
     assert_eq!(screen.whole(&shown(&status())), "");
     screen.take(&entry(7));
-    assert!(screen.whole(&shown(&status())).contains("52:54:00:88:00:01"));
+    assert!(screen.whole(&shown(&status())).contains("\n00:00:00  52:54:00:88:00:01  "));
     assert_eq!(screen.seen, 7);
 }
 
