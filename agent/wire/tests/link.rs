@@ -11,7 +11,7 @@ use agent_wire::management::agent_service_server::{AgentService, AgentServiceSer
 use agent_wire::management::*;
 use agent_wire::tunnel::{
     KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, Limits, MACHINE_ID_HEADER, Opened, TunnelChannel, TunnelHandler,
-    TunnelService, endpoint, serve,
+    TunnelService, limited, serve,
 };
 use hyper_util::rt::TokioIo;
 use proptest::prelude::*;
@@ -19,6 +19,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf, 
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 use tonic::metadata::MetadataMap;
+use tonic::transport::Endpoint;
 use tonic::{Code, Request, Response, Status};
 
 /// In the runtime's own time, which passes only while nothing else happens.
@@ -182,7 +183,7 @@ async fn conversation(weather: Weather, calls: Vec<usize>) -> Option<usize> {
             std::future::ready(end.take().ok_or_else(|| std::io::Error::other("the link is used up")))
         });
         let uri = http::Uri::from_static("http://appliance.test");
-        let channel = endpoint(uri).connect_with_connector(connector).await.ok()?;
+        let channel = limited(Endpoint::from(uri)).connect_with_connector(connector).await.ok()?;
         let mut metadata = MetadataMap::new();
         metadata.insert(MACHINE_ID_HEADER, "4c4c4544-0000".parse().unwrap());
         let routes = tonic::service::Routes::new(AgentServiceServer::new(Echo));
