@@ -54,14 +54,17 @@ impl Machine for BareMetal {
         let device = Path::new(device::PATH);
         if !device.exists() {
             let table = std::fs::read(smbios::TABLE).unwrap_or_default();
-            return match smbios::has_bmc(&table) {
+            if !smbios::has_bmc(&table) {
+                return Ok(None);
+            }
+            // A BMC that is busy when its driver looks for it is passed over for good, unless it is looked for anew.
+            if !modules::load_anew(device::DRIVER) || !device.exists() {
                 // Saying "none" would have the operator look for a BMC that is there.
-                true => Err(format!(
-                    "the firmware tells of a BMC, but there is no {}: its driver is not in the image, or failed",
+                return Err(format!(
+                    "the firmware tells of a BMC, but there is no {}: its driver is not in the image, or found none",
                     device::PATH
-                )),
-                false => Ok(None),
-            };
+                ));
+            }
         }
         let mut bmc = Device::open(device).map_err(|error| chain(&error))?;
         ipmi::ask(&mut bmc, user).map(Some).map_err(|error| chain(&error))

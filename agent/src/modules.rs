@@ -10,6 +10,7 @@
 pub mod alias;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::CString;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -18,6 +19,7 @@ use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::kmod::{DeleteModuleFlags, delete_module};
 use nix::sys::socket::{AddressFamily, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket};
 
 use crate::console::chain;
@@ -274,6 +276,14 @@ pub fn load_named(name: &str) -> bool {
             false
         }
     })
+}
+
+/// Has a driver look for its hardware again: takes it out, where nobody uses it, and loads it.
+pub fn load_anew(name: &str) -> bool {
+    let taken_out = CString::new(name).is_ok_and(|name| {
+        matches!(delete_module(&name, DeleteModuleFlags::O_NONBLOCK), Ok(()) | Err(Errno::ENOENT))
+    });
+    taken_out && load_named(name)
 }
 
 /// The files to load for a module, of the table that the image builder writes.

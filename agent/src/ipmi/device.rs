@@ -9,6 +9,8 @@ use crate::sys::IpmiDevice;
 
 /// Where the kernel shows the first BMC.
 pub const PATH: &str = "/dev/ipmi0";
+/// Who finds BMCs behind KCS, SMIC and BT.
+pub const DRIVER: &str = "ipmi_si";
 /// The kernel's driver repeats for 5 s by itself.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// A BMC that is busy is left alone this long.
