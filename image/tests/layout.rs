@@ -1,10 +1,12 @@
 //! The files of an arm64 image, from a kernel and modules of crafted bytes.
 
 use std::fs;
+use std::io::Read;
 
 use bootlace_image::agent;
 use bootlace_image::binary::Arch;
 use bootlace_image::modules::Tree;
+use flate2::read::GzDecoder;
 
 #[test]
 fn an_arm64_image_has_its_own_names_and_misses_nothing_that_only_others_have() {
@@ -12,7 +14,7 @@ fn an_arm64_image_has_its_own_names_and_misses_nothing_that_only_others_have() {
     let at = |name: &str| directory.path().join(name);
     let mut kernel = vec![0; 64];
     kernel[0x38..0x3c].copy_from_slice(b"ARM\x64");
-    fs::write(at("vmlinuz"), kernel).expect("written");
+    fs::write(at("vmlinuz"), &kernel).expect("written");
     let mut init = vec![0; 64];
     init[..6].copy_from_slice(b"\x7fELF\x02\x01");
     init[18] = 183;
@@ -29,6 +31,9 @@ fn an_arm64_image_has_its_own_names_and_misses_nothing_that_only_others_have() {
     let out = at("out");
     let image = agent::build(Arch::Arm64, &at("vmlinuz"), &tree, &drivers, None, &at("agent"), &out)
         .expect("an image");
+    let (mut unpacked, served) = (Vec::new(), fs::File::open(out.join("kernel-arm64")).expect("the kernel"));
+    GzDecoder::new(served).read_to_end(&mut unpacked).expect("what iPXE unpacks");
+    assert_eq!(unpacked, kernel);
     let mut names: Vec<_> =
         fs::read_dir(out).expect("made").flatten().map(|entry| entry.file_name().into_string()).collect();
     names.sort();

@@ -168,7 +168,7 @@ async fn live(kernel: &str, up: &net::Up) -> Result<Then> {
 /// SideroLink's tunnel, as Talos has it for as long as it runs. A hub without WireGuard is reached without.
 async fn bring_up(registration: &Registration, identity: &Identity) -> Option<Box<Up>> {
     let up = match Plan::read(registration) {
-        Ok(plan) => Up::start(plan, &identity.wireguard).await,
+        Ok(plan) => Up::start(plan, registration.config.trust.clone(), &identity.wireguard).await,
         Err(error) => Err(error.into()),
     };
     up.inspect_err(|error| say!("no tunnel: {error}")).ok().map(Box::new)

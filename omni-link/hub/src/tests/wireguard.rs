@@ -14,6 +14,7 @@ use bootlace_agent::join::{self, Registration};
 use bootlace_agent::machine_api::{self, MachineApi};
 use bootlace_agent::meta::Meta;
 use bootlace_agent::retry::Backoff;
+use bootlace_agent::tls::Trust;
 use bootlace_agent::wireguard::{Plan, Up, keep};
 use cosi::State as _;
 use hyper_util::rt::TokioIo;
@@ -124,7 +125,7 @@ impl Tunnelled {
 
     async fn up(&self, identity: &Identity) -> Up {
         let registration = self.register(identity).await;
-        Up::start(Plan::read(&registration).unwrap(), &identity.wireguard).await.unwrap()
+        Up::start(Plan::read(&registration).unwrap(), Trust::default(), &identity.wireguard).await.unwrap()
     }
 
     async fn accept(&self, machine: &str) {
@@ -195,7 +196,8 @@ async fn a_machine_joins_and_its_events_are_known_by_its_address_in_the_tunnel()
     assert_eq!(config.event_endpoint.as_deref(), Some("[fdae:41e4:649b:9303::1]:8090"));
     let registration = site.register(&identity).await;
     let began = Instant::now();
-    let up = Up::start(Plan::read(&registration).unwrap(), &identity.wireguard).await.unwrap();
+    let up =
+        Up::start(Plan::read(&registration).unwrap(), Trust::default(), &identity.wireguard).await.unwrap();
     let too_early = publish(up.tunnel(), &boot_started()).await.unwrap_err();
     println!("from Provision's answer to the first answer through the tunnel: {:?}", began.elapsed());
     assert!(too_early.message().starts_with("no machines found for address fdae:"), "{too_early:?}");
@@ -300,7 +302,7 @@ async fn talos_may_provision_twice_at_once_with_one_key_or_with_two() {
     let stored = site.link(MACHINE).await.node_public_key;
     let winner = if stored == one.wireguard.public().to_string() { one } else { two };
     site.accept(MACHINE).await;
-    let up = Up::start(Plan::read(&first).unwrap(), &winner.wireguard).await.unwrap();
+    let up = Up::start(Plan::read(&first).unwrap(), Trust::default(), &winner.wireguard).await.unwrap();
     publish(up.tunnel(), &boot_started()).await.unwrap();
 }
 
@@ -310,8 +312,8 @@ async fn a_key_that_never_joined_gets_no_handshake() {
     let site = Tunnelled::start(&disk, false).await;
     let registration = site.register(&identity(MACHINE, 1)).await;
     let plan = Plan::read(&registration).unwrap();
-    let stranger = Up::start(plan.clone(), &PrivateKey::from_bytes([9; 32])).await.unwrap();
-    let own = Up::start(plan.clone(), &PrivateKey::from_bytes([1; 32])).await.unwrap();
+    let stranger = Up::start(plan.clone(), Trust::default(), &PrivateKey::from_bytes([9; 32])).await.unwrap();
+    let own = Up::start(plan.clone(), Trust::default(), &PrivateKey::from_bytes([1; 32])).await.unwrap();
     let _ = publish(own.tunnel(), &boot_started()).await;
     assert!(own.tunnel().handshake_age(&plan.server).is_some());
     assert!(stranger.tunnel().handshake_age(&plan.server).is_none());
@@ -351,7 +353,9 @@ async fn over_grpc_no_udp_is_needed_and_the_hub_may_ask_for_it() {
         assert!(response.grpc_peer_addr_port.starts_with("[fdae:41e4:649b:9304:"), "{response:?}");
         assert_eq!(response.server_endpoint, std::slice::from_ref(&response.grpc_peer_addr_port));
         let registration = Registration { config: config.clone(), response };
-        let up = Up::start(Plan::read(&registration).unwrap(), &identity.wireguard).await.unwrap();
+        let up = Up::start(Plan::read(&registration).unwrap(), Trust::default(), &identity.wireguard)
+            .await
+            .unwrap();
         site.accept(MACHINE).await;
         publish(up.tunnel(), &boot_started()).await.unwrap();
         // The same key keeps its stream's name, another key gets another one.
@@ -373,7 +377,7 @@ async fn a_machine_in_limbo_has_a_tunnel_and_keeps_its_address_when_it_comes_bac
     request.node_unique_token = None;
     let limbo = site.hub.provision(request, None).await.unwrap();
     let limbo = Registration { config: config.clone(), response: limbo };
-    let up = Up::start(Plan::read(&limbo).unwrap(), &identity.wireguard).await.unwrap();
+    let up = Up::start(Plan::read(&limbo).unwrap(), Trust::default(), &identity.wireguard).await.unwrap();
     let nobody = publish(up.tunnel(), &boot_started()).await.unwrap_err();
     assert!(nobody.message().starts_with("no machines found"), "{nobody:?}");
     let back = site.register(&identity).await;
