@@ -1,5 +1,7 @@
 //! Which block devices there are, and what the kernel tells of each.
 
+pub(crate) mod quiet;
+
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};

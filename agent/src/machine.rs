@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::console::chain;
+use crate::disks::quiet;
 use crate::ipmi::device::{self, Device};
 use crate::ipmi::{self, Made, SetupError, Told};
 use crate::wipe::{Orders, Report, wipe_machine};
@@ -37,7 +38,7 @@ pub struct BareMetal {
 
 impl Machine for BareMetal {
     fn wipe(&self, zeroes: bool) -> Result<Vec<Report>, String> {
-        modules::settle();
+        quiet::wait(modules::settle());
         wipe_machine(&self.orders, zeroes)
     }
 

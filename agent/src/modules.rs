@@ -16,7 +16,7 @@ use std::io::Read;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::kmod::{DeleteModuleFlags, delete_module};
@@ -87,12 +87,13 @@ pub fn load(order: &Path) {
     SETTLED.set();
 }
 
-/// Waits until every device that was there at the beginning has its driver. Where nothing is loaded, as in a
-/// test, it waits in vain for a while; so only the real machine asks.
-pub fn settle() {
-    if !SETTLED.wait(SETTLE_PATIENCE) {
+/// Waits until every device that was there at the beginning has its driver, and says since when. Where nothing is
+/// loaded, as in a test, it waits in vain for a while; so only the real machine asks.
+pub fn settle() -> Instant {
+    SETTLED.wait(SETTLE_PATIENCE).unwrap_or_else(|| {
         say!("kernel modules are still loading after {} s", SETTLE_PATIENCE.as_secs());
-    }
+        Instant::now()
+    })
 }
 
 /// Network cards, and the buses of virtual machines that they are on.
@@ -105,24 +106,26 @@ fn is_for_network(paths: &[PathBuf]) -> bool {
     })
 }
 
-static SETTLED: Flag = Flag { up: Mutex::new(false), changed: Condvar::new() };
+static SETTLED: Flag = Flag { up: Mutex::new(None), changed: Condvar::new() };
 
 /// Something that happens once.
 #[derive(Debug)]
 struct Flag {
-    up: Mutex<bool>,
+    up: Mutex<Option<Instant>>,
     changed: Condvar,
 }
 
 impl Flag {
     fn set(&self) {
-        *self.up.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        *self.up.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         self.changed.notify_all();
     }
 
-    fn wait(&self, patience: Duration) -> bool {
+    /// When it happened; `None` when it does not within `patience`.
+    fn wait(&self, patience: Duration) -> Option<Instant> {
         let up = self.up.lock().unwrap_or_else(PoisonError::into_inner);
-        *self.changed.wait_timeout_while(up, patience, |up| !*up).unwrap_or_else(PoisonError::into_inner).0
+        let waited = self.changed.wait_timeout_while(up, patience, |up| up.is_none());
+        *waited.unwrap_or_else(PoisonError::into_inner).0
     }
 }
 
@@ -361,14 +364,14 @@ mod tests {
 
     #[test]
     fn who_waits_for_the_drivers_is_woken_and_does_not_wait_for_ever() {
-        let flag = Flag { up: Mutex::new(false), changed: Condvar::new() };
-        assert!(!flag.wait(Duration::ZERO));
+        let flag = Flag { up: Mutex::new(None), changed: Condvar::new() };
+        assert!(flag.wait(Duration::ZERO).is_none());
         std::thread::scope(|scope| {
             let waiter = scope.spawn(|| flag.wait(Duration::from_secs(60)));
             flag.set();
-            assert!(waiter.join().unwrap());
+            assert!(waiter.join().unwrap().is_some());
         });
-        assert!(flag.wait(Duration::ZERO));
+        assert!(flag.wait(Duration::ZERO).is_some());
     }
 
     #[test]

@@ -1,6 +1,7 @@
 use std::net::SocketAddr;
 use std::sync::Mutex;
 
+use agent_wire::certificate::AnyHolder;
 use agent_wire::inventory::{DISKS, HOSTNAME, META_KEYS, SYSTEM_DISK};
 use agent_wire::machine::machine_service_client::MachineServiceClient;
 use agent_wire::machine::{MetaDeleteRequest, MetaWriteRequest};
@@ -12,9 +13,7 @@ use cosi_wire::resource::state_client::StateClient;
 use cosi_wire::resource::{CreateRequest, GetRequest, ListRequest, WatchRequest};
 use futures_util::stream::FuturesUnordered;
 use hyper_util::rt::TokioIo;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::{ServerName, UnixTime};
-use rustls::{DigitallySignedStruct, SignatureScheme};
+use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsConnector;
@@ -31,54 +30,18 @@ async fn soon<T>(what: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(20), what).await.expect("this takes too long")
 }
 
-/// Takes any certificate, as Omni does with a machine in maintenance, but checks that the machine has its key.
-#[derive(Debug)]
-struct Anybody;
-
-impl ServerCertVerifier for Anybody {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(rustls::Error::General("TLS 1.2".into()))
-    }
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = rustls::crypto::ring::default_provider().signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, certificate, signed, &algorithms)
-    }
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        vec![SignatureScheme::ED25519]
-    }
-}
-
 async fn connect<IO: AsyncRead + AsyncWrite + Unpin>(
     io: IO,
     version: &'static rustls::SupportedProtocolVersion,
     protocol: &[u8],
 ) -> io::Result<TlsStream<IO>> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let holder = Arc::new(AnyHolder(Arc::clone(&provider)));
     let mut config = rustls::ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[version])
         .unwrap()
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Anybody))
+        .with_custom_certificate_verifier(holder)
         .with_no_client_auth();
     config.alpn_protocols = vec![protocol.to_vec()];
     TlsConnector::from(Arc::new(config)).connect(ServerName::try_from("machine").unwrap(), io).await

@@ -8,8 +8,10 @@ use std::net::IpAddr;
 use ring::signature::{Ed25519KeyPair, KeyPair};
 
 mod der;
+mod holder;
 
 use der::{der, parts};
+pub use holder::AnyHolder;
 
 /// Id-Ed25519 (1.3.101.112), as an object identifier.
 const ED25519: &[u8] = &[0x06, 3, 0x2b, 0x65, 0x70];
