@@ -109,6 +109,8 @@ pub(crate) struct Boot {
     pub schematic: String,
     /// Image Factory for images that are not in the asset directory.
     pub factory: FactoryConfig,
+    /// Bytes of images that are kept from there; 0 for none.
+    pub image_cache_bytes: u64,
     /// Documents that every machine gets after Omni's.
     pub extra_documents: ExtraDocuments,
     /// Kernel arguments for Talos.

@@ -16,6 +16,7 @@ use netboot::ipxe::{
 use netboot::journal::{Event, Step};
 use netboot::{Mac, Time};
 use netboot_assets::AssetDir;
+use netboot_assets::cache::ImageCache;
 use netboot_assets::factory::{BootSource, Image, ImageSource};
 use omni_link::view::{Machine, View};
 use provider::machine_config::{ExtraDocuments, compose};
@@ -52,8 +53,10 @@ pub(crate) struct Settings {
 
 /// Where Talos comes from.
 pub(crate) struct Images {
-    /// Images that are here.
+    /// Images that the operator put here.
     pub assets: AssetDir,
+    /// Images that were fetched, and those that will be.
+    pub cache: Option<ImageCache>,
     /// An Image Factory for all others.
     pub factory: Arc<dyn ImageSource>,
 }
@@ -147,7 +150,7 @@ impl Policy {
         }
     }
 
-    /// From the asset directory when the image is there, else from the factory.
+    /// From the asset directory when the image is there, or from the cache, else from the factory.
     fn talos(&self, spec: &InfraMachineSpec, arch: Arch) -> Result<Script, Unbootable> {
         let settings = &self.settings;
         let args =
@@ -161,6 +164,9 @@ impl Policy {
         if self.images.assets.open(&format!("image/{local}/{version}/kernel-{arch}")).is_ok() {
             return Ok(talos_script(settings.base, &local, &version, arch, &args)?);
         }
+        if let Some(script) = self.cached(&Schematic::talos(extensions(), [])?, &version, arch, &args) {
+            return Ok(script);
+        }
         let args = args.to_string();
         self.factory_script(&Schematic::talos(extensions(), words(&args))?, &version, arch)
     }
@@ -169,8 +175,40 @@ impl Policy {
         match &self.settings.agent {
             AgentKind::Bootlace => Ok(self.agent_scripts.of_arch(arch).clone()?),
             AgentKind::Talos { version } => {
-                let args = agent_args(&self.settings, arch).to_string();
-                self.factory_script(&Schematic::agent(words(&args))?, version, arch)
+                let args = agent_args(&self.settings, arch);
+                if let Some(script) = self.cached(&Schematic::agent([])?, version, arch, &args) {
+                    return Ok(script);
+                }
+                self.factory_script(&Schematic::agent(words(&args.to_string()))?, version, arch)
+            }
+        }
+    }
+
+    /// From the cache. An image that is not there is fetched from now on, and nobody waits for it. An argument that
+    /// takes a default away (`-name`) is left to the factory.
+    fn cached(&self, schematic: &Schematic, version: &str, arch: Arch, args: &KernelArgs) -> Option<Script> {
+        let cache = self.images.cache.as_ref()?;
+        if words(&args.to_string()).any(|word| word.starts_with('-')) {
+            return None;
+        }
+        let image = cache.boot(&schematic.yaml(), version, arch)?;
+        let args = KernelArgs::new().args(&image.args.join(" ")).ok()?.and(args);
+        talos_script(self.settings.base, image.id.as_str(), &image.version, arch, &args).ok()
+    }
+
+    /// Has the images fetched that machines will boot: those of machines in a cluster that did not install yet, and
+    /// the agent's where that is Talos.
+    pub(crate) fn prefetch(&self) {
+        let Some(cache) = &self.images.cache else { return };
+        if let (AgentKind::Talos { version }, Ok(agent)) = (&self.settings.agent, Schematic::agent([])) {
+            let _ = cache.boot(&agent.yaml(), version, Arch::Amd64);
+        }
+        for machine in self.view.ids().iter().filter_map(|id| self.view.machine(id)) {
+            let view = decision_view(&machine);
+            let Some(infra) = &view.machine else { continue };
+            if infra.allocated() && !infra.tearing_down && !provider::installed(&view) {
+                // Whatever it is booted from then: asking for it is what has it fetched.
+                let _ = self.talos(&infra.spec, arch_of(&machine));
             }
         }
     }
@@ -340,6 +378,12 @@ fn decision_view(machine: &Machine) -> MachineView {
         wipe: machine.wipe.as_ref().map(|entry| entry.spec.clone()),
         ..MachineView::unknown()
     }
+}
+
+/// As its agent told; most machines are x86.
+fn arch_of(machine: &Machine) -> Arch {
+    let told = machine.inventory.as_ref().map(|inventory| inventory.spec.arch.as_str());
+    told.map_or(Arch::Amd64, Arch::from_buildarch)
 }
 
 fn runs_talos(machine: &Machine) -> bool {

@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
+use netboot_assets::cache::ImageCache;
 use omni_link::view::View;
 use provider::specs::infra_machine_config_spec::AcceptanceStatus;
 use serde::{Deserialize, Serialize};
@@ -27,6 +28,20 @@ pub(crate) struct Status {
     pub(crate) omni: Omni,
     /// How many there are of each kind.
     pub(crate) machines: Machines,
+    /// The image cache; `None` without one.
+    #[serde(default)]
+    pub(crate) images: Option<CachedImages>,
+}
+
+/// Images of Talos that are kept here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct CachedImages {
+    /// How many.
+    pub(crate) count: usize,
+    /// Their bytes.
+    pub(crate) bytes: u64,
+    /// How many are being fetched.
+    pub(crate) coming: usize,
 }
 
 /// The link to Omni.
@@ -58,6 +73,7 @@ pub(crate) struct Machines {
 pub(crate) struct Source {
     blank: Status,
     view: Arc<OnceLock<Arc<View>>>,
+    cache: Arc<OnceLock<ImageCache>>,
 }
 
 impl Source {
@@ -72,8 +88,9 @@ impl Source {
             started_ms,
             omni: Omni { endpoint, in_sync: false, trouble: "starting".to_owned() },
             machines: Machines::default(),
+            images: None,
         };
-        Self { blank, view: Arc::default() }
+        Self { blank, view: Arc::default(), cache: Arc::default() }
     }
 
     /// From here on there is something to tell.
@@ -82,9 +99,19 @@ impl Source {
         let _ = self.view.set(view);
     }
 
+    /// From here on there is a cache.
+    pub(crate) fn show_cache(&self, cache: ImageCache) {
+        // It is opened once.
+        let _ = self.cache.set(cache);
+    }
+
     /// As it is now.
     pub(crate) fn status(&self, now: SystemTime) -> Status {
         let mut status = self.blank.clone();
+        status.images = self.cache.get().map(|cache| {
+            let size = cache.size();
+            CachedImages { count: size.images, bytes: size.bytes, coming: size.coming }
+        });
         let Some(view) = self.view.get() else { return status };
         status.omni.in_sync = view.fresh();
         status.omni.trouble = provider::health_text(&view.health(), now);

@@ -204,7 +204,13 @@ fn facts(status: &Status) -> Vec<(&'static str, String)> {
         }
         None => "bootlace machines list, bootlace journal -f".to_owned(),
     };
-    vec![
+    let images = status.images.as_ref().map(|images| {
+        let (count, megabytes) = (images.count, images.bytes / 1_000_000);
+        let coming =
+            if images.coming > 0 { format!(", {} being fetched", images.coming) } else { String::new() };
+        ("Images", format!("{count} in the cache, {megabytes} MB{coming}"))
+    });
+    let mut facts = vec![
         ("Serves on", format!("http://{}:{}/", status.address, status.port)),
         ("Omni", link),
         (
@@ -214,9 +220,11 @@ fn facts(status: &Status) -> Vec<(&'static str, String)> {
                 machines.pending, machines.accepted, machines.allocated, machines.rejected
             ),
         ),
-        ("Running", started.map_or_else(String::new, |time| format!("since {time:.0}"))),
-        ("Next", next),
-    ]
+    ];
+    facts.extend(images);
+    facts.push(("Running", started.map_or_else(String::new, |time| format!("since {time:.0}"))));
+    facts.push(("Next", next));
+    facts
 }
 
 /// A journal line without its date and its milliseconds, for which a screen has no room.

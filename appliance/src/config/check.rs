@@ -25,6 +25,8 @@ use super::{
 const DEFAULT_STATE_DIR: &str = "/var/lib/bootlace";
 /// Image Factory's schematic without any customization.
 const EMPTY_SCHEMATIC: &str = "376567988ad370138ad8b2698212367b8edcb69b5fd68c80be1f2ec7d603b4ba";
+/// Room for some thirty images of Talos.
+const IMAGE_CACHE_MB: u32 = 4096;
 /// Where the agent reads what to keep.
 const KEEP_ARGUMENT: &str = "bootlace.keep=";
 /// `sockaddr_un.sun_path` holds 108 bytes with its NUL.
@@ -228,6 +230,10 @@ impl Checker<'_> {
                 ok.then(|| id.to_owned()).ok_or("a schematic id is 64 hexadecimal digits")
             })?,
             factory: self.factory(boot, omni_ca_file, flags)?,
+            image_cache_bytes: {
+                let mb = flags.boot_image_cache_mb.or(boot.image_cache_mb).unwrap_or(IMAGE_CACHE_MB);
+                u64::from(mb) << 20
+            },
             extra_documents: self.extra_documents(boot, flags)?,
             extra_kernel_args: self.kernel_args(&boot.extra_kernel_args, "boot.extra_kernel_args")?,
         })

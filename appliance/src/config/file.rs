@@ -102,6 +102,8 @@ pub(super) struct Boot {
     pub image_factory_base_url: Option<Spanned<String>>,
     /// Image Factory that machines boot from.
     pub image_factory_pxe_base_url: Option<Spanned<String>>,
+    /// Megabytes (MiB) of images that are kept from there; 0 for none.
+    pub image_cache_mb: Option<u32>,
     /// YAML documents that every machine gets after Omni's.
     pub extra_machine_config_path: Option<PathBuf>,
     /// Kernel arguments for Talos, after the built-in ones.

@@ -119,6 +119,9 @@ pub(crate) struct Overrides {
     /// Directory of kernels and initramfs images [default: /assets]
     #[arg(long, value_name = "DIR")]
     pub boot_assets_path: Option<PathBuf>,
+    /// MiB of images kept from Image Factory; 0 for none [default: 4096]
+    #[arg(long, value_name = "MIB")]
+    pub boot_image_cache_mb: Option<u32>,
     /// How iPXE boots from disk: ipxe-exit, http-404, ipxe-sanboot [default: ipxe-exit]
     #[arg(long, value_name = "METHOD")]
     pub boot_from_disk_method: Option<String>,

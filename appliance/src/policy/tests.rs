@@ -1,6 +1,8 @@
 use std::net::Ipv4Addr;
 
 use cosi::{Resource, Version};
+use netboot_assets::cache::CacheConfig;
+use netboot_assets::factory::{Factory, FactoryConfig};
 use omni_link::view::Part;
 use prost::Message;
 use provider::private::inventory_spec::Nic;
@@ -57,7 +59,7 @@ fn policy_with(view: Arc<View>, local: bool, factory: FakeFactory, agent: AgentK
         std::fs::create_dir_all(&image).unwrap();
         std::fs::write(image.join("kernel-amd64"), "kernel").unwrap();
     }
-    let images = Images { assets, factory: Arc::new(factory) };
+    let images = Images { assets, cache: None, factory: Arc::new(factory) };
     // The directory outlives the policy's handle on it only as long as somebody keeps it.
     std::mem::forget(dir);
     let settings = Settings {
@@ -254,6 +256,128 @@ fn an_image_that_is_not_here_comes_from_the_factory() {
     let answer = policy.boot(&request());
     assert_eq!(answer.mode, "talos-pxe");
     assert!(text(&answer).contains("chain --replace https://pxe.example.org/v1.13.9"), "{}", text(&answer));
+}
+
+/// A factory with one schematic and its image, until it is dropped.
+struct OneImage {
+    url: String,
+    server: tokio::task::JoinHandle<()>,
+}
+
+impl OneImage {
+    async fn new() -> Self {
+        let script = |_: axum::extract::Path<(String, String, String)>| async {
+            "#!ipxe\nkernel http://f/k talos.platform=metal slab_nomerge pti=on\ninitrd http://f/i\nboot\n"
+        };
+        let file = |path: axum::extract::Path<(String, String, String)>| async move {
+            if path.2.starts_with("kernel") { "MZ the kernel" } else { "070701 the initramfs" }
+        };
+        let created = |yaml: String| async move {
+            let id = if yaml == Schematic::new().yaml() { Schematic::new().id() } else { "none".to_owned() };
+            format!(r#"{{"id":"{id}"}}"#)
+        };
+        let router = axum::Router::new()
+            .route("/schematics", axum::routing::post(created))
+            .route("/pxe/{id}/{version}/{platform}", axum::routing::get(script))
+            .route("/image/{id}/{version}/{file}", axum::routing::get(file));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let server = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        Self { url, server }
+    }
+}
+
+#[tokio::test]
+async fn the_first_boot_is_chained_to_the_factory_and_the_next_is_from_the_cache() {
+    let (view, directory, factory) = (view(), tempfile::tempdir().unwrap(), OneImage::new().await);
+    allocated(&view, 0);
+    let mut policy = policy_with(Arc::clone(&view), false, FakeFactory(true), AgentKind::Bootlace);
+    let config = FactoryConfig {
+        base_url: factory.url.clone(),
+        pxe_base_url: factory.url.clone(),
+        ..FactoryConfig::default()
+    };
+    let root = directory.path().to_owned();
+    let config_of_cache = CacheConfig { root, bytes_max: 1 << 30, reserve: 0 };
+    let client = Arc::new(Factory::new(&config).unwrap());
+    let (cache, worker) = ImageCache::open(config_of_cache, client).unwrap();
+    let assets = policy.images.assets.clone();
+    policy.images = Arc::new(Images {
+        assets: assets.clone(),
+        cache: Some(cache.clone()),
+        factory: Arc::new(FakeFactory(true)),
+    });
+    let worker = worker.run(tokio_util::sync::CancellationToken::new());
+    let first = text(&policy.boot(&request()));
+    assert!(first.contains("chain --replace https://pxe.example.org/v1.13.9"), "{first}");
+    let come = async {
+        while cache.size().images == 0 || cache.size().coming > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        () = worker => panic!("the worker runs"),
+        come = tokio::time::timeout(Duration::from_secs(30), come) => come.unwrap(),
+    }
+    // The factory is not needed any more.
+    factory.server.abort();
+    let second = text(&policy.boot(&request()));
+    let folder = format!("http://10.88.0.1:50042/image/{SCHEMATIC}/v1.13.9");
+    let kernel = format!(
+        "kernel {folder}/kernel-amd64 initrd=initramfs-amd64.xz talos.platform=metal slab_nomerge pti=on \
+         talos.config=http://10.88.0.1:50042/config?u=${{uuid}} console=tty0 console=ttyS0 talos.platform=metal"
+    );
+    assert!(second.contains(&kernel), "{second}");
+    assert!(second.contains(&format!("{folder}/initramfs-amd64.xz")), "{second}");
+    let (_, length) =
+        assets.with_cache(Some(cache)).open(&format!("image/{SCHEMATIC}/v1.13.9/kernel-amd64")).unwrap();
+    assert_eq!(length, 13);
+    // An argument that takes a default away is the factory's to understand.
+    let spec = InfraMachineSpec {
+        cluster_talos_version: "1.13.9".into(),
+        extra_kernel_args: "-pti".into(),
+        ..accepted()
+    };
+    policy.view = View::new("bare-metal", Arc::new(|_, _| ()));
+    apply(&policy.view, Part::Infra, UUID, &spec);
+    apply(&policy.view, Part::Bmc, UUID, &BmcConfigurationSpec::default());
+    let wiped = WipeStatusSpec { initial_wipe_done: true, ..WipeStatusSpec::default() };
+    apply(&policy.view, Part::Wipe, UUID, &wiped);
+    let third = text(&policy.boot(&request()));
+    assert!(third.contains("chain --replace https://pxe.example.org/v1.13.9"), "{third}");
+}
+
+#[tokio::test]
+async fn an_image_is_fetched_as_soon_as_a_machine_is_allocated() {
+    let (view, directory) = (view(), tempfile::tempdir().unwrap());
+    let mut policy = policy_with(Arc::clone(&view), false, FakeFactory(true), AgentKind::Bootlace);
+    let client = Arc::new(Factory::new(&FactoryConfig::default()).unwrap());
+    let config = CacheConfig { root: directory.path().to_owned(), bytes_max: 1 << 30, reserve: 0 };
+    let (cache, _worker) = ImageCache::open(config, client).unwrap();
+    let assets = policy.images.assets.clone();
+    policy.images =
+        Arc::new(Images { assets, cache: Some(cache.clone()), factory: Arc::new(FakeFactory(true)) });
+    let other = UUID.replace('1', "2");
+    apply(&view, Part::Infra, &other, &accepted());
+    policy.prefetch();
+    assert_eq!(cache.size().coming, 0, "nobody said which");
+    allocated(&view, 0);
+    policy.prefetch();
+    policy.prefetch();
+    assert_eq!(cache.size().coming, 1);
+    // A machine that installed boots from its disk.
+    policy.view = super::tests::view();
+    let (again, _worker) = {
+        let root = directory.path().join("other");
+        let config = CacheConfig { root, bytes_max: 1 << 30, reserve: 0 };
+        ImageCache::open(config, Arc::new(Factory::new(&FactoryConfig::default()).unwrap())).unwrap()
+    };
+    let assets = policy.images.assets.clone();
+    policy.images =
+        Arc::new(Images { assets, cache: Some(again.clone()), factory: Arc::new(FakeFactory(true)) });
+    allocated(&policy.view, 1);
+    policy.prefetch();
+    assert_eq!(again.size().coming, 0);
 }
 
 #[test]

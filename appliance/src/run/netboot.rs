@@ -4,12 +4,14 @@
 //! they boot, follows when the view is there ([`start`]); who asks before waits in its socket's queue.
 
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use agent_wire::tunnel::TunnelService;
 use anyhow::Context;
 use axum::Router;
 use netboot::ipxe::{AgentTls, BaseUrl, init_script};
 use netboot::journal::{Event, Sink, Step};
+use netboot_assets::cache::{CacheConfig, ImageCache, RESERVE};
 use netboot_assets::factory::{Factory, FactoryImages};
 use netboot_assets::{AssetDir, BootFiles};
 use netboot_link::dhcp::{self, v6};
@@ -17,6 +19,8 @@ use netboot_link::{http, raw, tftp};
 use omni_link::tunnels::Tunnels;
 use omni_link::view::View;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use super::Site;
 use super::networks::Network;
@@ -24,9 +28,14 @@ use super::sockets::{BootSockets, NetworkSockets};
 use crate::policy::{Images, Policy, Settings};
 use crate::recorder::unix_millis;
 
+/// Its folder in the state directory.
+const CACHE_NAME: &str = "cache";
+/// A rack that is allocated at once is looked at once.
+const PREFETCH_REST: Duration = Duration::from_secs(2);
+
 /// What all networks share.
 struct Common {
-    policy: Policy,
+    policy: Arc<Policy>,
     assets: AssetDir,
     tunnels: Router,
     /// The same over TLS, with limits for all networks together.
@@ -103,15 +112,24 @@ pub(super) fn start(
         format!("cannot open the directory of boot assets {}; set boot.assets_path", assets_path.display())
     })?;
     let factory = Factory::new(&config.boot.factory).context("cannot use the Image Factory")?;
+    let factory = Arc::new(factory);
+    let cache = open_cache(site, &factory);
+    let config = &site.config;
     let (factory, worker) = FactoryImages::new(factory);
-    let images = Images { assets: assets.clone(), factory: Arc::new(factory) };
+    let images = Images { assets: assets.clone(), cache: cache.clone(), factory: Arc::new(factory) };
+    let assets = assets.with_cache(cache.clone());
+    let changes = view.generation();
     let base = BaseUrl::new(site.advertise, config.api.listen.port());
-    let policy = Policy::new(settings(site, base), images, view);
+    let policy = Arc::new(Policy::new(settings(site, base), images, view));
     // What DHCP saw since the start is in the journal too.
     policy.recall(site.recorder.since(0).iter().map(|entry| &entry.event), unix_millis());
     let tunnels = tonic::service::Routes::new(TunnelService::new(tunnels).into_server()).into_axum_router();
     let encrypted = site.certificates.clone();
     let encrypted = encrypted.map(|certificates| http::Service::encrypted(tunnels.clone(), certificates));
+    if cache.is_some() {
+        let prefetch = prefetch(Arc::clone(&policy), changes, site.shutdown.clone());
+        site.spawn("image prefetch", prefetch);
+    }
     let common = Common { policy, assets, tunnels, encrypted };
 
     let factory = worker.run(site.shutdown.clone());
@@ -123,6 +141,52 @@ pub(super) fn start(
         serve(site, network, &common);
     }
     Ok(())
+}
+
+/// The image cache, and its worker. Without it machines boot from the factory.
+fn open_cache(site: &mut Site, factory: &Arc<Factory>) -> Option<ImageCache> {
+    let bytes_max = site.config.boot.image_cache_bytes;
+    if bytes_max == 0 {
+        return None;
+    }
+    let root = site.config.state_dir.join(CACHE_NAME);
+    let config = CacheConfig { root, bytes_max, reserve: RESERVE };
+    match ImageCache::open(config, Arc::clone(factory)) {
+        Ok((cache, worker)) => {
+            let worker = worker.run(site.shutdown.clone());
+            site.spawn("image cache", async move {
+                worker.await;
+                Ok(())
+            });
+            site.status.show_cache(cache.clone());
+            Some(cache)
+        }
+        Err(error) => {
+            tracing::warn!(%error, "no image cache: machines boot Talos from the Image Factory");
+            None
+        }
+    }
+}
+
+/// Has images fetched as soon as they are known to be needed.
+async fn prefetch(
+    policy: Arc<Policy>,
+    mut changes: watch::Receiver<u64>,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    loop {
+        policy.prefetch();
+        // Cancel-safe: a change that is not seen now is seen by the next `changed`.
+        tokio::select! {
+            () = shutdown.cancelled() => return Ok(()),
+            () = async {
+                tokio::time::sleep(PREFETCH_REST).await;
+                if changes.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            } => {}
+        }
+    }
 }
 
 fn settings(site: &Site, base: BaseUrl) -> Settings {

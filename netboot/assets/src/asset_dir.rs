@@ -11,6 +11,8 @@ use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
 use nix::sys::stat::Mode;
 use thiserror::Error;
 
+use crate::cache::ImageCache;
+
 /// Bytes of a path. `image/<64 hex digits>/<version>/<file>` has some 120.
 const MAX_PATH: usize = 512;
 /// How often a lookup is repeated when the directory changes beneath it.
@@ -37,6 +39,8 @@ pub enum AssetError {
 pub struct AssetDir {
     directory: Arc<OwnedFd>,
     path: PathBuf,
+    /// Where images are that are not in the directory.
+    cache: Option<ImageCache>,
 }
 
 impl AssetDir {
@@ -48,7 +52,14 @@ impl AssetDir {
         let path = root.into();
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let directory = Arc::new(open(&path, flags, Mode::empty())?);
-        Ok(Self { directory, path })
+        Ok(Self { directory, path, cache: None })
+    }
+
+    /// The same, with the images of a cache where the directory has none of that name.
+    #[must_use]
+    pub fn with_cache(mut self, cache: Option<ImageCache>) -> Self {
+        self.cache = cache;
+        self
     }
 
     /// Where it was when it was opened.
@@ -62,6 +73,13 @@ impl AssetDir {
     /// # Errors
     /// [`AssetError::NotFound`] for whatever is not a regular file beneath the directory.
     pub fn open(&self, path: &str) -> Result<(File, u64), AssetError> {
+        match (self.open_own(path), &self.cache) {
+            (Err(AssetError::NotFound), Some(cache)) => cache.open_file(path),
+            (opened, _) => opened,
+        }
+    }
+
+    fn open_own(&self, path: &str) -> Result<(File, u64), AssetError> {
         if path.is_empty() || path.len() > MAX_PATH || path.contains(['\\', '\0']) {
             return Err(AssetError::NotFound);
         }

@@ -12,7 +12,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::LOCATION;
+use http::header::{CONTENT_LENGTH, LOCATION};
 use http::{HeaderMap, Method, StatusCode};
 use netboot::firmware::Arch;
 use serde::Deserialize;
@@ -20,7 +20,7 @@ use serde::Deserialize;
 mod client;
 mod roots;
 mod script;
-mod source;
+pub(crate) mod source;
 mod url;
 
 pub use client::ExchangeError;
@@ -29,6 +29,7 @@ pub use script::{BootScript, BootScriptError, SCRIPT_MAX};
 pub use source::{BootSource, FactoryImages, FactoryWorker, Image, ImageSource, QUEUE_MAX};
 pub use url::UrlError;
 
+pub(crate) use client::Download;
 use client::{Answer, Ask, Client};
 use url::BaseUrl;
 
@@ -38,6 +39,12 @@ pub const PUBLIC_FACTORY: &str = "https://factory.talos.dev";
 pub const PUBLIC_PXE: &str = "https://pxe.factory.talos.dev";
 /// How long an exchange with a factory may take, all in all. The Go provider waits as long.
 pub const TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a factory may take to begin with a file: it makes an image when it is asked for it for the first time.
+const IMAGE_BEGINS: Duration = Duration::from_secs(300);
+/// How long nothing may come of a file that has begun. The whole takes as long as the link to the factory needs.
+const IMAGE_STALLS: Duration = Duration::from_secs(60);
+/// Bytes of what a factory says instead of a file.
+const EXCUSE_MAX: usize = 4 * 1024;
 /// Bytes of a schematic that a factory repeats to us.
 const SCHEMATIC_MAX: usize = 256 * 1024;
 /// Schematics that are remembered. Each cluster version and set of arguments makes one.
@@ -59,10 +66,8 @@ impl SchematicId {
     }
 
     /// The id that `yaml` has at a factory that takes it as it is.
-    fn computed(yaml: &str) -> Self {
-        let hash = ring::digest::digest(&ring::digest::SHA256, yaml.as_bytes());
-        let digit = |nibble: u8| char::from(b"0123456789abcdef"[usize::from(nibble)]);
-        Self(hash.as_ref().iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 0xf)]).collect())
+    pub(crate) fn computed(yaml: &str) -> Self {
+        Self(hex(ring::digest::digest(&ring::digest::SHA256, yaml.as_bytes()).as_ref()))
     }
 }
 
@@ -70,6 +75,12 @@ impl fmt::Display for SchematicId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
+}
+
+/// Lower-case hexadecimal digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    let digit = |nibble: u8| char::from(b"0123456789abcdef"[usize::from(nibble)]);
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 0xf)]).collect()
 }
 
 /// The text is no schematic id.
@@ -150,6 +161,9 @@ pub enum FactoryError {
     /// An answer that is none of a factory.
     #[error("image factory gives no schematic id")]
     NoId,
+    /// A file whose length is not told, so that nobody knows whether it is whole.
+    #[error("image factory does not tell the length of a file")]
+    NoLength,
     /// The version is no plain one.
     #[error(transparent)]
     Version(#[from] NoVersion),
@@ -185,7 +199,7 @@ pub enum ImageFile {
 }
 
 impl ImageFile {
-    fn name(self, arch: Arch) -> String {
+    pub(crate) fn name(self, arch: Arch) -> String {
         match self {
             Self::Kernel => format!("kernel-{arch}"),
             Self::Initramfs => format!("initramfs-{arch}.xz"),
@@ -289,6 +303,26 @@ impl Factory {
         Ok(self.pxe.join(&format!("/image/{schematic}/{version}/{file}")))
     }
 
+    /// Begins to read a file, from where machines fetch it, and tells its length.
+    pub(crate) async fn download(
+        &self,
+        schematic: &SchematicId,
+        version: &str,
+        arch: Arch,
+        file: ImageFile,
+    ) -> Result<(Download, u64), FactoryError> {
+        let path = format!("/image/{schematic}/{}/{}", with_v(version)?, file.name(arch));
+        let begun = self.client.download(&self.pxe, &path, IMAGE_BEGINS, IMAGE_STALLS).await?;
+        if begun.status != StatusCode::OK {
+            let (status, headers) = (begun.status, begun.headers.clone());
+            let body = begun.beginning(EXCUSE_MAX).await;
+            checked(Answer { status, headers, body })?;
+            return Err(FactoryError::Status { status, details: "no file".to_owned() });
+        }
+        let length = begun.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+        Ok((begun, length.ok_or(FactoryError::NoLength)?))
+    }
+
     /// What the script at [`Self::pxe_url`] boots.
     ///
     /// # Errors
@@ -351,7 +385,7 @@ fn pxe_path(
 }
 
 /// Omni gives versions without the `v` that a factory's paths have.
-fn with_v(version: &str) -> Result<String, NoVersion> {
+pub(crate) fn with_v(version: &str) -> Result<String, NoVersion> {
     let bare = version.strip_prefix('v').unwrap_or(version);
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-+".contains(&byte);
     let begins = bare.starts_with(|first: char| first.is_ascii_digit());
@@ -384,4 +418,4 @@ fn details(body: &[u8]) -> String {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -3,6 +3,7 @@ use crate::status::{Machines, Omni};
 
 fn status() -> Status {
     Status {
+        images: None,
         version: "1.2.3".into(),
         id: "bare-metal".into(),
         address: [192, 0, 2, 10].into(),

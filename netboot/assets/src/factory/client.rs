@@ -5,7 +5,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, USER_AGENT};
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
@@ -20,6 +21,7 @@ use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use super::url::BaseUrl;
 
@@ -27,6 +29,8 @@ use super::url::BaseUrl;
 const CONNECT: Duration = Duration::from_secs(3);
 /// Bytes of an answer's headers.
 const HEADERS_MAX: usize = 32 * 1024;
+/// Bytes of a large body that are read ahead.
+const BODY_AT_ONCE: usize = 128 * 1024;
 /// Addresses of one name that are tried.
 const ADDRESSES_MAX: usize = 8;
 
@@ -108,22 +112,47 @@ impl Client {
             .unwrap_or(Err(ExchangeError::TimedOut(self.timeout)))
     }
 
+    /// Begins to read a large file. The head may take `head`: a factory makes an image when it is first asked for
+    /// it; each part of the body may take `part`, the whole as long as it wants.
+    pub(super) async fn download(
+        &self,
+        base: &BaseUrl,
+        path: &str,
+        head: Duration,
+        part: Duration,
+    ) -> Result<Download, ExchangeError> {
+        let ask = Ask { method: Method::GET, path, content_type: None, body: Bytes::new(), answer_max: 0 };
+        let request = request(base, ask);
+        let begin = async {
+            let stream = connect(base).await?;
+            match &self.tls {
+                Some(config) if base.tls => begin(encrypt(config, base, stream).await?, request, part).await,
+                _ => begin(stream, request, part).await,
+            }
+        };
+        tokio::time::timeout(head, begin).await.unwrap_or(Err(ExchangeError::TimedOut(head)))
+    }
+
     async fn without_limit(&self, base: &BaseUrl, ask: Ask<'_>) -> Result<Answer, ExchangeError> {
         let answer_max = ask.answer_max;
         let request = request(base, ask);
         let stream = connect(base).await?;
         match &self.tls {
-            Some(config) if base.tls => {
-                let tls_error = |source| ExchangeError::Tls { authority: base.authority.clone(), source };
-                let name = ServerName::try_from(base.host.clone())
-                    .map_err(|error| tls_error(io::Error::new(io::ErrorKind::InvalidInput, error)))?;
-                let connector = TlsConnector::from(Arc::clone(config));
-                let stream = connector.connect(name, stream).await.map_err(tls_error)?;
-                send(stream, request, answer_max).await
-            }
+            Some(config) if base.tls => send(encrypt(config, base, stream).await?, request, answer_max).await,
             _ => send(stream, request, answer_max).await,
         }
     }
+}
+
+async fn encrypt(
+    config: &Arc<ClientConfig>,
+    base: &BaseUrl,
+    stream: TcpStream,
+) -> Result<TlsStream<TcpStream>, ExchangeError> {
+    let tls_error = |source| ExchangeError::Tls { authority: base.authority.clone(), source };
+    let name = ServerName::try_from(base.host.clone())
+        .map_err(|error| tls_error(io::Error::new(io::ErrorKind::InvalidInput, error)))?;
+    TlsConnector::from(Arc::clone(config)).connect(name, stream).await.map_err(tls_error)
 }
 
 fn request(base: &BaseUrl, ask: Ask<'_>) -> Request<Full<Bytes>> {
@@ -185,4 +214,82 @@ where
         // The connection is over before its answer was read; what it was over for comes out there.
         _ = &mut connection => answer.await,
     }
+}
+
+/// Ends with the connection.
+type Connection = Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>;
+
+/// An answer whose body is read part by part. Its connection goes with it.
+pub(crate) struct Download {
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    body: Incoming,
+    /// `None` when it is over; what was read before is still in the body.
+    connection: Option<Connection>,
+    part: Duration,
+}
+
+impl Download {
+    /// The next part; `None` at the end, which comes only after as many bytes as the head said.
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, ExchangeError> {
+        let part = self.part;
+        let next = async {
+            loop {
+                let frame = match &mut self.connection {
+                    None => self.body.frame().await,
+                    Some(connection) => tokio::select! {
+                        // Cancel-safe: a frame that is not taken stays in the body.
+                        frame = self.body.frame() => frame,
+                        _ = connection => {
+                            self.connection = None;
+                            continue;
+                        }
+                    },
+                };
+                return match frame {
+                    None => Ok(None),
+                    Some(Err(error)) => Err(ExchangeError::Body(error.into())),
+                    Some(Ok(frame)) => match frame.into_data() {
+                        Ok(data) => Ok(Some(data)),
+                        Err(_trailers) => continue,
+                    },
+                };
+            }
+        };
+        tokio::time::timeout(part, next).await.unwrap_or(Err(ExchangeError::TimedOut(part)))
+    }
+
+    /// The first bytes of a body that is no file: what an error says.
+    pub(super) async fn beginning(mut self, bytes_max: usize) -> Bytes {
+        let mut text = Vec::new();
+        while text.len() < bytes_max
+            && let Ok(Some(data)) = self.next().await
+        {
+            text.extend_from_slice(&data[..data.len().min(bytes_max - text.len())]);
+        }
+        text.into()
+    }
+}
+
+async fn begin<S>(stream: S, request: Request<Full<Bytes>>, part: Duration) -> Result<Download, ExchangeError>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let handshake = http1::Builder::new().max_buf_size(BODY_AT_ONCE).handshake(TokioIo::new(stream)).await;
+    let (mut sender, connection) = handshake.map_err(ExchangeError::Http)?;
+    let mut connection: Option<Connection> = Some(Box::pin(connection));
+    let mut answer = pin!(sender.send_request(request));
+    let answer = match connection.as_mut() {
+        // Both are pinned outside and lose nothing.
+        Some(running) => tokio::select! {
+            answer = &mut answer => answer,
+            _ = running => {
+                connection = None;
+                answer.await
+            }
+        },
+        None => answer.await,
+    };
+    let (parts, body) = answer.map_err(ExchangeError::Http)?.into_parts();
+    Ok(Download { status: parts.status, headers: parts.headers, body, connection, part })
 }

@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Factory, FactoryError, SchematicId};
+use super::{Factory, SchematicId};
 
 /// Schematics that wait to be told to the factory. A site has as many as it has sets of machine classes, and
 /// machines ask again: more would only be told later.
@@ -22,7 +22,7 @@ const FAILURES_MAX: usize = 1024;
 /// After the first failure; twice as long after each further one.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 /// At most; also when asking again will not help by itself.
-const RETRY_LAST: Duration = Duration::from_secs(60);
+pub(crate) const RETRY_LAST: Duration = Duration::from_secs(60);
 
 /// What a machine is to boot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,7 +85,7 @@ pub struct FactoryImages {
 }
 
 struct Shared {
-    factory: Factory,
+    factory: Arc<Factory>,
     open: Mutex<HashMap<SchematicId, Open>>,
 }
 
@@ -100,9 +100,9 @@ enum Open {
 impl FactoryImages {
     /// The source, and the worker that must run for it.
     #[must_use]
-    pub fn new(factory: Factory) -> (Self, FactoryWorker) {
+    pub fn new(factory: impl Into<Arc<Factory>>) -> (Self, FactoryWorker) {
         let (queue, asked) = mpsc::channel(QUEUE_MAX);
-        let shared = Arc::new(Shared { factory, open: Mutex::default() });
+        let shared = Arc::new(Shared { factory: factory.into(), open: Mutex::default() });
         (Self { shared: Arc::clone(&shared), queue }, FactoryWorker { shared, asked })
     }
 
@@ -219,15 +219,15 @@ impl Shared {
     }
 }
 
-pub(super) fn backoff(failures: u32) -> Duration {
+pub(crate) fn backoff(failures: u32) -> Duration {
     let factor = 2_u32.saturating_pow(failures.saturating_sub(1));
     RETRY_FIRST.saturating_mul(factor).min(RETRY_LAST)
 }
 
 /// The error and what caused it, in one line.
-fn with_causes(error: &FactoryError) -> String {
+pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
+    let mut cause = error.source();
     while let Some(error) = cause {
         text.push_str(": ");
         text.push_str(&error.to_string());

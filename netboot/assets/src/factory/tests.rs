@@ -1,7 +1,7 @@
 use super::*;
 
 mod answers;
-mod fake;
+pub(crate) mod fake;
 mod images;
 mod trust;
 

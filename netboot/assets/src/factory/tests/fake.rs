@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
 /// What it does with a connection, once it has read the request.
-pub(super) enum Reply {
+pub(crate) enum Reply {
     /// Sends these bytes and closes.
     Bytes(Vec<u8>),
     /// Sends these bytes and says no more.
@@ -21,25 +21,25 @@ pub(super) enum Reply {
 }
 
 /// An answer with a body.
-pub(super) fn answer(status: &str, body: &str) -> Reply {
+pub(crate) fn answer(status: &str, body: &str) -> Reply {
     let length = body.len();
     Reply::Bytes(format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\n\r\n{body}").into_bytes())
 }
 
 /// A factory on loopback. Each connection gets the next reply, the ones after the last are closed.
-pub(super) struct Fake {
-    pub(super) address: SocketAddr,
+pub(crate) struct Fake {
+    pub(crate) address: SocketAddr,
     requests: Arc<Mutex<Vec<String>>>,
     server: tokio::task::JoinHandle<()>,
 }
 
 impl Fake {
-    pub(super) async fn new(replies: impl IntoIterator<Item = Reply>) -> Self {
+    pub(crate) async fn new(replies: impl IntoIterator<Item = Reply>) -> Self {
         Self::serve("127.0.0.1", None, replies).await
     }
 
     /// With a certificate for 127.0.0.1.
-    pub(super) async fn with_tls(host: &str, replies: impl IntoIterator<Item = Reply>) -> Self {
+    pub(crate) async fn with_tls(host: &str, replies: impl IntoIterator<Item = Reply>) -> Self {
         let chain = vec![CertificateDer::from_pem_slice(include_bytes!("server.pem")).unwrap()];
         let key = PrivateKeyDer::from_pem_slice(include_bytes!("server.key")).unwrap();
         let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
@@ -79,12 +79,12 @@ impl Fake {
         Self { address, requests, server }
     }
 
-    pub(super) fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
     /// Heads and bodies as they came.
-    pub(super) fn requests(&self) -> Vec<String> {
+    pub(crate) fn requests(&self) -> Vec<String> {
         self.requests.lock().unwrap().clone()
     }
 }
