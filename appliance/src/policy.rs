@@ -1,6 +1,6 @@
 //! What a machine that asks gets. Every answer comes from memory: Omni is never asked while a machine waits.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -27,6 +27,9 @@ use uuid::Uuid;
 
 use crate::config::AgentKind;
 use crate::tls::Certificates;
+
+/// Machines that are remembered to have asked; all are forgotten at once, and remembered when they ask again.
+const ASKED_MAX: usize = 16_384;
 
 /// What the policy needs to know besides the machines.
 #[derive(Debug, Clone)]
@@ -68,6 +71,8 @@ pub(crate) struct Policy {
     images: Arc<Images>,
     view: Arc<View>,
     vouchers: Arc<Mutex<Vouchers>>,
+    /// Machines that asked what to boot, on this network.
+    asked: Mutex<HashSet<Uuid>>,
     started: Instant,
     /// The appliance's address as the hub knows it, and the one that this network's machines reach it by.
     hub_address: Option<(Ipv4Addr, Ipv4Addr)>,
@@ -82,6 +87,7 @@ impl Policy {
             images: Arc::new(images),
             view,
             vouchers: Arc::new(Mutex::new(Vouchers::new())),
+            asked: Mutex::default(),
             started: Instant::now(),
             hub_address: None,
         }
@@ -96,6 +102,7 @@ impl Policy {
             images: Arc::clone(&self.images),
             view: Arc::clone(&self.view),
             vouchers: Arc::clone(&self.vouchers),
+            asked: Mutex::default(),
             started: self.started,
             hub_address: (main != own).then_some((main, own)),
         }
@@ -150,7 +157,7 @@ impl Policy {
         }
     }
 
-    /// From the asset directory when the image is there, or from the cache, else from the factory.
+    /// From the asset directory when the image is there, else from the factory, by the cache where it has it.
     fn talos(&self, spec: &InfraMachineSpec, arch: Arch) -> Result<Script, Unbootable> {
         let settings = &self.settings;
         let args =
@@ -164,11 +171,8 @@ impl Policy {
         if self.images.assets.open(&format!("image/{local}/{version}/kernel-{arch}")).is_ok() {
             return Ok(talos_script(settings.base, &local, &version, arch, &args)?);
         }
-        if let Some(script) = self.cached(&Schematic::talos(extensions(), [])?, &version, arch, &args) {
-            return Ok(script);
-        }
-        let args = args.to_string();
-        self.factory_script(&Schematic::talos(extensions(), words(&args))?, &version, arch)
+        let schematic = Schematic::talos(extensions(), words(&args.to_string()))?;
+        self.factory_script(&schematic, &version, arch, &args)
     }
 
     fn agent(&self, arch: Arch) -> Result<Script, Unbootable> {
@@ -176,45 +180,69 @@ impl Policy {
             AgentKind::Bootlace => Ok(self.agent_scripts.of_arch(arch).clone()?),
             AgentKind::Talos { version } => {
                 let args = agent_args(&self.settings, arch);
-                if let Some(script) = self.cached(&Schematic::agent([])?, version, arch, &args) {
-                    return Ok(script);
-                }
-                self.factory_script(&Schematic::agent(words(&args.to_string()))?, version, arch)
+                let schematic = Schematic::agent(words(&args.to_string()))?;
+                self.factory_script(&schematic, version, arch, &args)
             }
         }
     }
 
-    /// From the cache. An image that is not there is fetched from now on, and nobody waits for it. An argument that
-    /// takes a default away (`-name`) is left to the factory.
-    fn cached(&self, schematic: &Schematic, version: &str, arch: Arch, args: &KernelArgs) -> Option<Script> {
+    /// From the cache. An image that is not there is fetched from now on, and nobody waits for it.
+    ///
+    /// It is the image of the very schematic that the factory's own script would boot, arguments included: Talos
+    /// tells Omni its schematic, and that one is installed. So the factory's arguments end with ours, but for those
+    /// that take a default away (`-name`), which are left to the factory.
+    fn cached(&self, schematic: &str, version: &str, arch: Arch, args: &KernelArgs) -> Option<Script> {
         let cache = self.images.cache.as_ref()?;
-        if words(&args.to_string()).any(|word| word.starts_with('-')) {
+        let own = args.to_string();
+        if words(&own).any(|word| word.starts_with('-')) {
             return None;
         }
-        let image = cache.boot(&schematic.yaml(), version, arch)?;
-        let args = KernelArgs::new().args(&image.args.join(" ")).ok()?.and(args);
-        talos_script(self.settings.base, image.id.as_str(), &image.version, arch, &args).ok()
+        let image = cache.boot(schematic, version, arch)?;
+        let mut defaults = image.args.iter().filter(|arg| words(&own).all(|word| word != *arg));
+        let defaults = defaults.try_fold(KernelArgs::new(), |all, arg| all.arg(arg)).ok()?;
+        let (id, version) = (image.id.as_str(), &image.version);
+        talos_script(self.settings.base, id, version, arch, &defaults.and(args)).ok()
     }
 
     /// Has the images fetched that machines will boot: those of machines in a cluster that did not install yet, and
-    /// the agent's where that is Talos.
-    pub(crate) fn prefetch(&self) {
-        let Some(cache) = &self.images.cache else { return };
-        if let (AgentKind::Talos { version }, Ok(agent)) = (&self.settings.agent, Schematic::agent([])) {
-            let _ = cache.boot(&agent.yaml(), version, Arch::Amd64);
+    /// the agent's where that is Talos. `asked_here`: only for machines that asked this network's policy, where
+    /// there are several: each has schematics of its own, which name its address.
+    pub(crate) fn prefetch(&self, asked_here: bool) {
+        if self.images.cache.is_none() {
+            return;
         }
-        for machine in self.view.ids().iter().filter_map(|id| self.view.machine(id)) {
+        if let AgentKind::Talos { .. } = &self.settings.agent {
+            let _ = self.agent(Arch::Amd64);
+        }
+        for id in self.view.ids() {
+            let Some(machine) = self.view.machine(&id) else { continue };
+            let asked = || id.parse().is_ok_and(|uuid| self.asked().contains(&uuid));
             let view = decision_view(&machine);
             let Some(infra) = &view.machine else { continue };
-            if infra.allocated() && !infra.tearing_down && !provider::installed(&view) {
-                // Whatever it is booted from then: asking for it is what has it fetched.
+            let boots = infra.allocated() && !infra.tearing_down && !provider::installed(&view);
+            if boots && (!asked_here || asked()) {
+                // Whatever it would boot from now: asking for it is what has it fetched.
                 let _ = self.talos(&infra.spec, arch_of(&machine));
             }
         }
     }
 
-    fn factory_script(&self, schematic: &Schematic, version: &str, arch: Arch) -> Result<Script, Unbootable> {
+    fn asked(&self) -> MutexGuard<'_, HashSet<Uuid>> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// `args`: those of the schematic.
+    fn factory_script(
+        &self,
+        schematic: &Schematic,
+        version: &str,
+        arch: Arch,
+        args: &KernelArgs,
+    ) -> Result<Script, Unbootable> {
         let schematic = schematic.yaml();
+        if let Some(script) = self.cached(&schematic, version, arch, args) {
+            return Ok(script);
+        }
         let image = Image { schematic: &schematic, version, arch, secure_boot: false };
         match self.images.factory.boot(&image) {
             BootSource::Chain { url } => Ok(Script::new().command(Command::Chain(Word::new(url)?))),
@@ -287,6 +315,13 @@ impl BootPolicy for Policy {
             );
         }
         let known = self.view.machine(&request.uuid.to_string());
+        if known.is_some() {
+            let mut asked = self.asked();
+            if asked.len() >= ASKED_MAX {
+                asked.clear();
+            }
+            asked.insert(request.uuid);
+        }
         if known.is_none() && !self.view.fresh() {
             // Machines that are not in the view may be rejected ones: an unknown disk is left alone.
             return answer("wait", "the list of machines is still being read", try_again());

@@ -265,15 +265,19 @@ struct OneImage {
 }
 
 impl OneImage {
-    async fn new() -> Self {
-        let script = |_: axum::extract::Path<(String, String, String)>| async {
-            "#!ipxe\nkernel http://f/k talos.platform=metal slab_nomerge pti=on\ninitrd http://f/i\nboot\n"
-        };
+    /// The schematic is Talos with these arguments.
+    async fn new(args: &str) -> Self {
+        let script = format!(
+            "#!ipxe\nkernel http://f/k talos.platform=metal console=tty0 slab_nomerge pti=on {args}\ninitrd \
+             http://f/i\nboot\n"
+        );
+        let script = |_: axum::extract::Path<(String, String, String)>| async { script };
         let file = |path: axum::extract::Path<(String, String, String)>| async move {
             if path.2.starts_with("kernel") { "MZ the kernel" } else { "070701 the initramfs" }
         };
-        let created = |yaml: String| async move {
-            let id = if yaml == Schematic::new().yaml() { Schematic::new().id() } else { "none".to_owned() };
+        let schematic = Schematic::talos([], words(args)).unwrap();
+        let created = move |yaml: String| async move {
+            let id = if yaml == schematic.yaml() { schematic.id() } else { "none".to_owned() };
             format!(r#"{{"id":"{id}"}}"#)
         };
         let router = axum::Router::new()
@@ -289,7 +293,9 @@ impl OneImage {
 
 #[tokio::test]
 async fn the_first_boot_is_chained_to_the_factory_and_the_next_is_from_the_cache() {
-    let (view, directory, factory) = (view(), tempfile::tempdir().unwrap(), OneImage::new().await);
+    let own = "talos.config=http://10.88.0.1:50042/config?u=${uuid} console=tty0 console=ttyS0 talos.platform=metal";
+    let (view, directory, factory) = (view(), tempfile::tempdir().unwrap(), OneImage::new(own).await);
+    let id = Schematic::talos([], words(own)).unwrap().id();
     allocated(&view, 0);
     let mut policy = policy_with(Arc::clone(&view), false, FakeFactory(true), AgentKind::Bootlace);
     let config = FactoryConfig {
@@ -322,15 +328,12 @@ async fn the_first_boot_is_chained_to_the_factory_and_the_next_is_from_the_cache
     // The factory is not needed any more.
     factory.server.abort();
     let second = text(&policy.boot(&request()));
-    let folder = format!("http://10.88.0.1:50042/image/{SCHEMATIC}/v1.13.9");
-    let kernel = format!(
-        "kernel {folder}/kernel-amd64 initrd=initramfs-amd64.xz talos.platform=metal slab_nomerge pti=on \
-         talos.config=http://10.88.0.1:50042/config?u=${{uuid}} console=tty0 console=ttyS0 talos.platform=metal"
-    );
+    let folder = format!("http://10.88.0.1:50042/image/{id}/v1.13.9");
+    let kernel = format!("kernel {folder}/kernel-amd64 initrd=initramfs-amd64.xz slab_nomerge pti=on {own} ");
     assert!(second.contains(&kernel), "{second}");
     assert!(second.contains(&format!("{folder}/initramfs-amd64.xz")), "{second}");
     let (_, length) =
-        assets.with_cache(Some(cache)).open(&format!("image/{SCHEMATIC}/v1.13.9/kernel-amd64")).unwrap();
+        assets.with_cache(Some(cache)).open(&format!("image/{id}/v1.13.9/kernel-amd64")).unwrap();
     assert_eq!(length, 13);
     // An argument that takes a default away is the factory's to understand.
     let spec = InfraMachineSpec {
@@ -359,11 +362,16 @@ async fn an_image_is_fetched_as_soon_as_a_machine_is_allocated() {
         Arc::new(Images { assets, cache: Some(cache.clone()), factory: Arc::new(FakeFactory(true)) });
     let other = UUID.replace('1', "2");
     apply(&view, Part::Infra, &other, &accepted());
-    policy.prefetch();
+    policy.prefetch(false);
     assert_eq!(cache.size().coming, 0, "nobody said which");
     allocated(&view, 0);
-    policy.prefetch();
-    policy.prefetch();
+    policy.prefetch(true);
+    assert_eq!(cache.size().coming, 0, "it boots on another network");
+    policy.prefetch(false);
+    policy.prefetch(false);
+    assert_eq!(cache.size().coming, 1);
+    policy.boot(&request());
+    policy.prefetch(true);
     assert_eq!(cache.size().coming, 1);
     // A machine that installed boots from its disk.
     policy.view = super::tests::view();
@@ -376,7 +384,7 @@ async fn an_image_is_fetched_as_soon_as_a_machine_is_allocated() {
     policy.images =
         Arc::new(Images { assets, cache: Some(again.clone()), factory: Arc::new(FakeFactory(true)) });
     allocated(&policy.view, 1);
-    policy.prefetch();
+    policy.prefetch(false);
     assert_eq!(again.size().coming, 0);
 }
 

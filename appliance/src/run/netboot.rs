@@ -9,6 +9,7 @@ use std::time::Duration;
 use agent_wire::tunnel::TunnelService;
 use anyhow::Context;
 use axum::Router;
+use netboot::boot::BootPolicy;
 use netboot::ipxe::{AgentTls, BaseUrl, init_script};
 use netboot::journal::{Event, Sink, Step};
 use netboot_assets::cache::{CacheConfig, ImageCache, RESERVE};
@@ -35,7 +36,7 @@ const PREFETCH_REST: Duration = Duration::from_secs(2);
 
 /// What all networks share.
 struct Common {
-    policy: Arc<Policy>,
+    policy: Policy,
     assets: AssetDir,
     tunnels: Router,
     /// The same over TLS, with limits for all networks together.
@@ -120,16 +121,12 @@ pub(super) fn start(
     let assets = assets.with_cache(cache.clone());
     let changes = view.generation();
     let base = BaseUrl::new(site.advertise, config.api.listen.port());
-    let policy = Arc::new(Policy::new(settings(site, base), images, view));
+    let policy = Policy::new(settings(site, base), images, view);
     // What DHCP saw since the start is in the journal too.
     policy.recall(site.recorder.since(0).iter().map(|entry| &entry.event), unix_millis());
     let tunnels = tonic::service::Routes::new(TunnelService::new(tunnels).into_server()).into_axum_router();
     let encrypted = site.certificates.clone();
     let encrypted = encrypted.map(|certificates| http::Service::encrypted(tunnels.clone(), certificates));
-    if cache.is_some() {
-        let prefetch = prefetch(Arc::clone(&policy), changes, site.shutdown.clone());
-        site.spawn("image prefetch", prefetch);
-    }
     let common = Common { policy, assets, tunnels, encrypted };
 
     let factory = worker.run(site.shutdown.clone());
@@ -137,8 +134,10 @@ pub(super) fn start(
         factory.await;
         Ok(())
     });
-    for network in networks {
-        serve(site, network, &common);
+    let policies = networks.into_iter().map(|network| serve(site, network, &common)).collect();
+    if cache.is_some() {
+        let prefetch = prefetch(policies, changes, site.shutdown.clone());
+        site.spawn("image prefetch", prefetch);
     }
     Ok(())
 }
@@ -170,12 +169,14 @@ fn open_cache(site: &mut Site, factory: &Arc<Factory>) -> Option<ImageCache> {
 
 /// Has images fetched as soon as they are known to be needed.
 async fn prefetch(
-    policy: Arc<Policy>,
+    policies: Vec<Arc<Policy>>,
     mut changes: watch::Receiver<u64>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     loop {
-        policy.prefetch();
+        for policy in &policies {
+            policy.prefetch(policies.len() > 1);
+        }
         // Cancel-safe: a change that is not seen now is seen by the next `changed`.
         tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
@@ -208,14 +209,14 @@ fn settings(site: &Site, base: BaseUrl) -> Settings {
 }
 
 /// Serves one network: its own scripts, which point to our address there.
-fn serve(site: &mut Site, answering: Answering, common: &Common) {
+fn serve(site: &mut Site, answering: Answering, common: &Common) -> Arc<Policy> {
     let Answering { network, http: listeners, tls, files, init, sink, policy: told } = answering;
     let base = BaseUrl::new(network.address, site.config.api.listen.port());
     let policy = Arc::new(policy(site, &network, base, &common.policy));
     // Set here and nowhere else.
     let _ = told.set(Arc::clone(&policy));
     let service = http::Service::new(http::HttpConfig {
-        policy,
+        policy: Arc::clone(&policy) as Arc<dyn BootPolicy>,
         files,
         assets: common.assets.clone(),
         init_script: init,
@@ -230,6 +231,7 @@ fn serve(site: &mut Site, answering: Answering, common: &Common) {
             Ok(())
         });
     }
+    policy
 }
 
 /// The policy with what the network's profile says otherwise.

@@ -10,8 +10,8 @@
 //! ```
 //!
 //! Nobody waits for it: [`ImageCache::boot`] answers at once, and an image that is not ready is fetched by the
-//! [`CacheWorker`]. An image is kernel and initramfs of a schematic without kernel arguments: what is told to the
-//! kernel comes in the boot script, so one image does for all machines with the same extensions.
+//! [`CacheWorker`]. An image is kernel and initramfs of a schematic, and what the factory tells the kernel: the same
+//! that its own script would boot.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -69,7 +69,7 @@ pub struct CachedImage {
     pub id: SchematicId,
     /// The version's folder.
     pub version: String,
-    /// What the factory tells the kernel, before what the machine is to be told besides.
+    /// What the factory tells the kernel, the schematic's own arguments at the end.
     pub args: Vec<String>,
 }
 
@@ -155,8 +155,8 @@ impl ImageCache {
         Ok((Self { shared, queue }, worker))
     }
 
-    /// From what a machine boots the image of this schematic, which has no kernel arguments; `None` when it is not
-    /// here: then it is fetched, if that did not fail just now.
+    /// From what a machine boots the image of this schematic (its canonical YAML); `None` when it is not here: then
+    /// it is fetched, if that did not fail just now.
     #[must_use]
     pub fn boot(&self, schematic: &str, version: &str, arch: Arch) -> Option<CachedImage> {
         let key = Key { id: SchematicId::computed(schematic), version: with_v(version).ok()?, arch };
