@@ -1,6 +1,6 @@
 //! What a machine that asks gets. Every answer comes from memory: Omni is never asked while a machine waits.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -214,15 +214,24 @@ impl Policy {
         if let AgentKind::Talos { .. } = &self.settings.agent {
             let _ = self.agent(Arch::Amd64);
         }
+        // Most machines of a cluster boot the same.
+        let mut looked_at = BTreeSet::new();
         for id in self.view.ids() {
             let Some(machine) = self.view.machine(&id) else { continue };
-            let asked = || id.parse().is_ok_and(|uuid| self.asked().contains(&uuid));
+            if machine.infra.as_ref().is_none_or(|infra| infra.spec.cluster_talos_version.is_empty()) {
+                continue;
+            }
             let view = decision_view(&machine);
-            let Some(infra) = &view.machine else { continue };
-            let boots = infra.allocated() && !infra.tearing_down && !provider::installed(&view);
-            if boots && (!asked_here || asked()) {
+            let Some(infra) = view.machine.as_ref().filter(|infra| !infra.tearing_down) else { continue };
+            let asked = || id.parse().is_ok_and(|uuid| self.asked().contains(&uuid));
+            if provider::installed(&view) || (asked_here && !asked()) {
+                continue;
+            }
+            let (spec, arch) = (&infra.spec, arch_of(&machine));
+            let (version, args) = (spec.cluster_talos_version.clone(), spec.extra_kernel_args.clone());
+            if looked_at.insert((version, spec.extensions.clone(), args, arch)) {
                 // Whatever it would boot from now: asking for it is what has it fetched.
-                let _ = self.talos(&infra.spec, arch_of(&machine));
+                let _ = self.talos(spec, arch);
             }
         }
     }

@@ -42,6 +42,8 @@ pub(crate) struct CachedImages {
     pub(crate) bytes: u64,
     /// How many are being fetched.
     pub(crate) coming: usize,
+    /// Fetches that failed since the start.
+    pub(crate) failures: u64,
 }
 
 /// The link to Omni.
@@ -110,7 +112,12 @@ impl Source {
         let mut status = self.blank.clone();
         status.images = self.cache.get().map(|cache| {
             let size = cache.size();
-            CachedImages { count: size.images, bytes: size.bytes, coming: size.coming }
+            CachedImages {
+                count: size.images,
+                bytes: size.bytes,
+                coming: size.coming,
+                failures: size.failures,
+            }
         });
         let Some(view) = self.view.get() else { return status };
         status.omni.in_sync = view.fresh();

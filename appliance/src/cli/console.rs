@@ -205,10 +205,13 @@ fn facts(status: &Status) -> Vec<(&'static str, String)> {
         None => "bootlace machines list, bootlace journal -f".to_owned(),
     };
     let images = status.images.as_ref().map(|images| {
-        let (count, megabytes) = (images.count, images.bytes / 1_000_000);
-        let coming =
-            if images.coming > 0 { format!(", {} being fetched", images.coming) } else { String::new() };
-        ("Images", format!("{count} in the cache, {megabytes} MB{coming}"))
+        let mut text = format!("{} in the cache, {} MB", images.count, images.bytes / 1_000_000);
+        for (count, what) in [(images.coming as u64, "being fetched"), (images.failures, "fetches failed")] {
+            if count > 0 {
+                text.push_str(&format!(", {count} {what}"));
+            }
+        }
+        ("Images", text)
     });
     let mut facts = vec![
         ("Serves on", format!("http://{}:{}/", status.address, status.port)),

@@ -63,6 +63,15 @@ fn flags_of_the_peer_that_are_yes_or_no_take_a_value_or_none() {
 }
 
 #[test]
+fn the_image_cache_has_a_size_or_none() {
+    let bytes = |text: &str| parse(text).unwrap().boot.image_cache_bytes;
+    assert_eq!(bytes(""), 4 << 30);
+    assert_eq!(bytes("[boot]\nimage_cache_mb = 512\n"), 512 << 20);
+    assert_eq!(bytes("[boot]\nimage_cache_mb = 0\n"), 0);
+    assert!(error("[boot]\nimage_cache_mb = -1\n").contains("line 2"));
+}
+
+#[test]
 fn a_flag_wins_over_the_file() {
     let flags = Overrides { api_port: Some(1234), ..Overrides::default() };
     let config = Config::parse("[api]\nport = 50000\n", "x", &flags).unwrap();

@@ -31,7 +31,7 @@ use crate::recorder::unix_millis;
 
 /// Its folder in the state directory.
 const CACHE_NAME: &str = "cache";
-/// A rack that is allocated at once is looked at once.
+/// A rack that is allocated at once is looked at once. Machines take longer to be switched on and to ask.
 const PREFETCH_REST: Duration = Duration::from_secs(2);
 
 /// What all networks share.
@@ -177,15 +177,18 @@ async fn prefetch(
         for policy in &policies {
             policy.prefetch(policies.len() > 1);
         }
-        // Cancel-safe: a change that is not seen now is seen by the next `changed`.
+        let changed = async {
+            // An end of the view is the appliance's.
+            if changes.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+            tokio::time::sleep(PREFETCH_REST).await;
+            changes.mark_unchanged();
+        };
+        // Cancel-safe: nothing is lost at the end of all.
         tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
-            () = async {
-                tokio::time::sleep(PREFETCH_REST).await;
-                if changes.changed().await.is_err() {
-                    std::future::pending::<()>().await;
-                }
-            } => {}
+            () = changed => {}
         }
     }
 }

@@ -82,6 +82,8 @@ pub struct CacheSize {
     pub bytes: u64,
     /// Images that are fetched, or wait for it.
     pub coming: usize,
+    /// Fetches that failed since the start.
+    pub failures: u64,
 }
 
 /// See the module.
@@ -113,6 +115,7 @@ struct Images {
     entries: HashMap<Key, Entry>,
     /// Bytes of files that are being fetched, whole ones of images that are not whole among them.
     coming: u64,
+    failures: u64,
 }
 
 enum Entry {
@@ -147,7 +150,7 @@ impl ImageCache {
             let record = Arc::new(record);
             (key, Entry::Unchecked { record, used })
         });
-        let images = Mutex::new(Images { entries: entries.collect(), coming: 0 });
+        let images = Mutex::new(Images { entries: entries.collect(), ..Images::default() });
         let files = AssetDir::new(&config.root)?;
         let shared = Arc::new(Shared { config, store, files, factory, images });
         let (queue, orders) = mpsc::channel(QUEUE_MAX);
@@ -183,7 +186,8 @@ impl ImageCache {
     #[must_use]
     pub fn size(&self) -> CacheSize {
         let images = self.shared.images();
-        images.entries.values().fold(CacheSize::default(), |mut size, entry| {
+        let none = CacheSize { failures: images.failures, ..CacheSize::default() };
+        images.entries.values().fold(none, |mut size, entry| {
             match entry {
                 Entry::Ready { record, .. } | Entry::Unchecked { record, .. } => {
                     size.images += 1;

@@ -6,7 +6,7 @@
 //! | `/ipxe/boot.ipxe?uuid&mac&…` | what this machine boots, as the policy says |
 //! | `/tftp/<name>` | the files of TFTP |
 //! | `/config?u=<uuid>` | the configuration to join with, or a refusal |
-//! | `/assets/<path>`, `/image/<schematic>/<version>/<file>` | files of the asset directory |
+//! | `/assets/<path>`, `/image/<schematic>/<version>/<file>` | files of the asset directory, images of the cache |
 //!
 //! GET and HEAD only; files can be read by ranges. A path that means anything but a plain name is not found.
 //!

@@ -85,6 +85,19 @@ fn trouble_with_omni_is_on_the_screen() {
 }
 
 #[test]
+fn the_image_cache_is_a_line() {
+    let images = |count, bytes, coming, failures| {
+        let images = crate::status::CachedImages { count, bytes, coming, failures };
+        Screen::default().whole(&shown(&Status { images: Some(images), ..status() }))
+    };
+    assert!(images(0, 0, 0, 0).contains("Images      0 in the cache, 0 MB"));
+    assert!(
+        images(2, 201_000_000, 1, 3).contains("2 in the cache, 201 MB, 1 being fetched, 3 fetches failed")
+    );
+    assert!(!Screen::default().whole(&shown(&status())).contains("Images"));
+}
+
+#[test]
 fn before_the_appliance_answers_the_screen_says_what_is_missing() {
     let error = CliError::Unavailable {
         socket: "/data/bootlace/bootlace.sock".into(),

@@ -153,6 +153,7 @@ impl Shared {
             };
             drop(slot);
             failures += 1;
+            self.images().failures += 1;
             let reason = with_causes(&error);
             tracing::warn!(schematic = id, version, %arch, reason, failures, "an image was not fetched");
             if error.is_final() || failures >= ATTEMPTS_MAX {
