@@ -22,6 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use netboot::firmware::Arch;
+use nix::errno::Errno;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -223,8 +224,9 @@ impl ImageCache {
                 }
                 Ok((file, length))
             }
-            // Somebody else was here.
-            Ok(_) | Err(AssetError::NotFound) => {
+            Err(AssetError::Io(error)) if too_many_files(&error) => Err(AssetError::Io(error)),
+            // Somebody else was here, or the disk is going.
+            Ok(_) | Err(_) => {
                 tracing::warn!(
                     path,
                     "a file of the image cache is not what it was: fetched again when asked for"
@@ -232,9 +234,14 @@ impl ImageCache {
                 images.entries.remove(&key);
                 Err(AssetError::NotFound)
             }
-            Err(error) => Err(error),
         }
     }
+}
+
+/// Which says nothing about the file.
+fn too_many_files(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    matches!(errno, Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM))
 }
 
 impl fmt::Debug for ImageCache {
