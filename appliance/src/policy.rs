@@ -160,8 +160,7 @@ impl Policy {
     /// From the asset directory when the image is there, else from the factory, by the cache where it has it.
     fn talos(&self, spec: &InfraMachineSpec, arch: Arch) -> Result<Script, Unbootable> {
         let settings = &self.settings;
-        let args =
-            KernelArgs::talos(settings.base, arch).and(&settings.talos_args).args(&spec.extra_kernel_args)?;
+        let with_extra = |args: KernelArgs| args.and(&settings.talos_args).args(&spec.extra_kernel_args);
         let version = with_v(&spec.cluster_talos_version);
         let extensions = || spec.extensions.iter().map(String::as_str);
         let local = match spec.extensions.as_slice() {
@@ -169,8 +168,10 @@ impl Policy {
             _ => Schematic::talos(extensions(), [])?.id(),
         };
         if self.images.assets.open(&format!("image/{local}/{version}/kernel-{arch}")).is_ok() {
+            let args = with_extra(KernelArgs::talos_without_factory(settings.base, arch))?;
             return Ok(talos_script(settings.base, &local, &version, arch, &args)?);
         }
+        let args = with_extra(KernelArgs::talos(settings.base, arch))?;
         let schematic = Schematic::talos(extensions(), words(&args.to_string()))?;
         self.factory_script(&schematic, &version, arch, &args)
     }

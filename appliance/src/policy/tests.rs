@@ -199,6 +199,7 @@ fn an_allocated_machine_boots_its_talos_until_it_is_installed() {
     let answer = policy(Arc::clone(&view)).boot(&request());
     assert_eq!(answer.mode, "talos-pxe");
     assert!(text(&answer).contains(&format!("/image/{SCHEMATIC}/v1.13.9/kernel-amd64")), "{}", text(&answer));
+    assert!(text(&answer).contains(" slab_nomerge pti=on"), "Talos demands them: {}", text(&answer));
 }
 
 #[test]

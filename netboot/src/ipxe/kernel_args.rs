@@ -62,6 +62,15 @@ impl KernelArgs {
         args
     }
 
+    /// The same for an image whose script Image Factory does not write: with what Talos does not start without (its
+    /// machined enforces these two of the Kernel Self Protection Project).
+    #[must_use]
+    pub fn talos_without_factory(base: BaseUrl, arch: Arch) -> Self {
+        let mut args = Self::talos(base, arch);
+        args.0.extend(["slab_nomerge", "pti=on"].map(|word| Word(word.to_owned())));
+        args
+    }
+
     /// The setting `${uuid}` is filled in by iPXE, or by Talos when it finds it unfilled after an installation.
     fn join(base: BaseUrl, arch: Arch) -> Self {
         let serial = match arch {

@@ -39,7 +39,7 @@ fn agent_scripts_read_as_their_golden_files() {
 #[test]
 fn talos_scripts_read_as_their_golden_files() {
     for (name, arch) in [("talos-amd64.ipxe", Arch::Amd64), ("talos-arm64.ipxe", Arch::Arm64)] {
-        let args = KernelArgs::talos(BASE, arch).args("  net.ifnames=0  panic=10 ").unwrap();
+        let args = KernelArgs::talos_without_factory(BASE, arch).args("  net.ifnames=0  panic=10 ").unwrap();
         golden(name, &talos_script(BASE, SCHEMATIC, "v1.13.9", arch, &args).unwrap().text());
     }
 }
