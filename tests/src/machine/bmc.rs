@@ -3,7 +3,7 @@
 //! What it is told to do with the chassis goes to the machine's power switch.
 
 use std::fs::{self, File};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Stdio;
@@ -20,6 +20,13 @@ pub const BMC_USER: &str = "ADMIN";
 /// That user's password.
 pub const BMC_PASSWORD: &str = "ADMIN-1";
 
+/// Where BMCs listen (ASF 2.0).
+const RMCP: u16 = 623;
+/// Get Channel Authentication Capabilities, which needs no session (IPMI 2.0, 22.13).
+const ASK: [u8; 23] =
+    [6, 0, 0xff, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9, 0x20, 0x18, 0xc8, 0x81, 0, 0x38, 0x8e, 4, 0xb5];
+/// How often it is asked until it answers.
+const PACE: Duration = Duration::from_millis(200);
 const START_LIMIT: Duration = Duration::from_secs(10);
 /// BMCs have the addresses between the appliance's neighbours and the DHCP server's.
 const FIRST_ADDRESS: u8 = 10;
@@ -75,11 +82,17 @@ impl Bmc {
             .stdout(File::create(&log)?)
             .stderr(File::options().append(true).open(&log)?);
         let mut child = remains.spawn("ipmi_sim", command).context("package openipmi")?;
-        let machine_side = SocketAddr::from(([127, 0, 0, 1], *machine_port));
+        let question = net.inside(Role::Switch, || {
+            let socket = UdpSocket::bind((*address, 0))?;
+            socket.connect((*address, RMCP))?;
+            socket.set_read_timeout(Some(PACE))?;
+            Ok(socket)
+        })?;
+        // Over the network: the machine's own way in is for one client, and a second one that goes at once can end it.
         wait_until(START_LIMIT, "the BMC", || match child.try_wait() {
             Ok(None) => {
-                let there = net.inside(Role::Switch, || Ok(TcpStream::connect(machine_side)?));
-                there.ok().map(|_| Ok(()))
+                let answered = question.send(&ASK).is_ok() && question.recv(&mut [0; 64]).is_ok();
+                answered.then_some(Ok(()))
             }
             _ => Some(Err(anyhow!("{}", fs::read_to_string(&log).unwrap_or_default().trim()))),
         })?
