@@ -35,6 +35,7 @@ fn the_screen_says_who_where_and_what_and_nothing_else_writes_on_it() -> Result<
         "  Serves on   http://10.88.0.",
         "  Omni        embedded hub, in sync",
         "  Machines    0: 0 pending, 0 accepted",
+        "  Images      0 in the cache, 0 MB",
         "  Running     since 20",
         "  Next        bootlace machines list",
     ]) {
