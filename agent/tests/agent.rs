@@ -1,6 +1,9 @@
 //! The agent against a small appliance on loopback: configuration, join, tunnel, service, inventory.
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
+#[path = "support/tunnels.rs"]
+mod tunnels;
+
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
@@ -14,7 +17,7 @@ use agent_wire::management::*;
 use agent_wire::talos::block::DiskSpec;
 use agent_wire::talos::hardware::SystemInformationSpec;
 use agent_wire::token::NodeUniqueToken;
-use agent_wire::tunnel::{Opened, TunnelChannel, TunnelHandler, TunnelService};
+use agent_wire::tunnel::{Opened, TunnelService};
 use bootlace_agent::boot::{Provider, Standing, keep_tunnel, routes};
 use bootlace_agent::identity::Identity;
 use bootlace_agent::inventory::Item;
@@ -33,6 +36,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Code, Request, Response, Status};
+use tunnels::Tunnels;
 
 async fn soon<T>(what: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(20), what).await.expect("this takes too long")
@@ -99,16 +103,6 @@ fn many_disks() -> Vec<Item> {
         (0..1000).map(|index| Item::new(&format!("sd{index}"), &disk(index))).collect();
     items.push(Item::new(SYSTEM_INFORMATION_ID, &SystemInformationSpec::default()));
     items
-}
-
-struct Tunnels(mpsc::UnboundedSender<Opened>);
-
-#[tonic::async_trait]
-impl TunnelHandler for Tunnels {
-    async fn open(&self, opened: Opened) -> Result<(), Status> {
-        self.0.send(opened).map_err(|_| Status::unavailable("over"))
-    }
-    async fn closed(&self, _machine_id: &str, _channel: &TunnelChannel, _reason: &str) {}
 }
 
 /// Opens a tunnel to an agent on this machine; the task keeps it open.

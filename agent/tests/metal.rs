@@ -5,6 +5,9 @@
 //! says so and passes. No root, no network: QEMU's own network reaches the test on loopback.
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
+#[path = "support/tunnels.rs"]
+mod tunnels;
+
 use std::fs;
 use std::net::{TcpListener as StdListener, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
@@ -16,7 +19,7 @@ use std::time::{Duration, Instant};
 use agent_wire::WIPE_REPORT_HEADER;
 use agent_wire::management::agent_service_client::AgentServiceClient;
 use agent_wire::management::*;
-use agent_wire::tunnel::{Opened, TunnelChannel, TunnelHandler, TunnelService};
+use agent_wire::tunnel::{Opened, TunnelChannel, TunnelService};
 use bootlace_image::binary::Arch;
 use bootlace_image::initramfs::{Contents, pack};
 use bootlace_image::modules::Tree;
@@ -24,6 +27,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::Status;
+use tunnels::Tunnels;
 
 /// An emulated machine beside other builds is slow.
 const BOOT: Duration = Duration::from_secs(120);
@@ -43,16 +47,6 @@ impl Drop for Kept {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
-}
-
-struct Tunnels(mpsc::UnboundedSender<Opened>);
-
-#[tonic::async_trait]
-impl TunnelHandler for Tunnels {
-    async fn open(&self, opened: Opened) -> Result<(), Status> {
-        self.0.send(opened).map_err(|_| Status::unavailable("over"))
-    }
-    async fn closed(&self, _machine_id: &str, _channel: &TunnelChannel, _reason: &str) {}
 }
 
 /// The newest generic kernel: its image and its modules.

@@ -1,6 +1,9 @@
 //! The agent against an appliance and a machine API that speak TLS, or do not.
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
+#[path = "support/tunnels.rs"]
+mod tunnels;
+
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -10,7 +13,7 @@ use agent_wire::certificate::{Authority, Certificate, Validity};
 use agent_wire::link::provision_service_server::{ProvisionService, ProvisionServiceServer};
 use agent_wire::link::{ProvisionRequest, ProvisionResponse};
 use agent_wire::token::NodeUniqueToken;
-use agent_wire::tunnel::{Opened, TunnelChannel, TunnelHandler, TunnelService, limited};
+use agent_wire::tunnel::{Opened, TunnelService, limited};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use bootlace_agent::boot::{Provider, Standing, keep_tunnel, routes};
@@ -32,6 +35,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::{Request, Response, Status};
+use tunnels::Tunnels;
 
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const HOUR: u64 = 3600;
@@ -71,16 +75,6 @@ fn shown(certificate: Certificate) -> Arc<SingleCertAndKey> {
     let provider = rustls::crypto::ring::default_provider();
     let key = CertifiedKey::from_der(vec![certificate.certificate.into()], key, &provider).unwrap();
     Arc::new(SingleCertAndKey::from(key))
-}
-
-struct Tunnels(mpsc::UnboundedSender<Opened>);
-
-#[tonic::async_trait]
-impl TunnelHandler for Tunnels {
-    async fn open(&self, opened: Opened) -> Result<(), Status> {
-        self.0.send(opened).map_err(|_| Status::unavailable("over"))
-    }
-    async fn closed(&self, _machine_id: &str, _channel: &TunnelChannel, _reason: &str) {}
 }
 
 async fn serve(service: Service) -> SocketAddr {

@@ -18,7 +18,6 @@ use omni_link::view::{Machine, Part};
 use prost::Message;
 use provider::private::{BmcConfigurationSpec, WipeStatusSpec};
 use provider::resources::{INFRA_MACHINE_OWNER, PrivateSpec, ResourceSpec, private_namespace};
-use provider::specs::infra_machine_config_spec::AcceptanceStatus;
 use provider::specs::infra_machine_status_spec::MachinePowerState;
 use provider::specs::{BmcConfigSpec, InfraMachineSpec, infra_machine_bmc_config_spec};
 use site::{FINGERPRINT, ID, LIMIT, Link, Site, token};
@@ -38,11 +37,7 @@ fn is_off(machine: &Machine) -> bool {
 }
 
 async fn accepted(site: &Site, link: &Link) {
-    site.write(|spec| {
-        spec.node_unique_token = token();
-        spec.acceptance_status = AcceptanceStatus::Accepted as i32;
-    })
-    .await;
+    site.accept().await;
     link.dial(&site.agent, FINGERPRINT);
 }
 
@@ -252,11 +247,7 @@ async fn a_bmc_that_a_person_typed_in_is_used_and_one_taken_away_is_learnt_anew(
     let config = provider::specs::InfraMachineBmcConfigSpec { api, ipmi: None };
     let spec = BmcConfigSpec { config: Some(config) };
     site.state.create(Resource::empty(&pointer).with_spec(&spec), "omni").await.unwrap();
-    site.write(|spec| {
-        spec.node_unique_token = token();
-        spec.acceptance_status = AcceptanceStatus::Accepted as i32;
-    })
-    .await;
+    site.accept().await;
     // No agent is connected: the person's word is enough.
     link.until("configured", |machine| {
         machine.bmc.as_ref().is_some_and(|bmc| !bmc.pending && bmc.spec.manually_configured)

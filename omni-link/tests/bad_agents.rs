@@ -13,8 +13,7 @@ use std::time::Duration;
 use agent_wire::management::agent_service_server::AgentServiceServer;
 use agent_wire::tunnel;
 use omni_link::Happening;
-use provider::specs::infra_machine_config_spec::AcceptanceStatus;
-use site::{Agent, FINGERPRINT, ID, LIMIT, Link, Manner, Site, WIPED, token};
+use site::{Agent, FINGERPRINT, ID, LIMIT, Link, Manner, Site, WIPED};
 use tonic::metadata::MetadataMap;
 
 /// A site whose machine was accepted, with this agent.
@@ -24,11 +23,7 @@ async fn accepted(agent: Agent) -> (Site, Link) {
     site.call_limit = Duration::from_millis(700);
     site.agent = agent;
     let link = site.link().await;
-    site.write(|spec| {
-        spec.node_unique_token = token();
-        spec.acceptance_status = AcceptanceStatus::Accepted as i32;
-    })
-    .await;
+    site.accept().await;
     link.dial(&site.agent, FINGERPRINT);
     (site, link)
 }

@@ -46,11 +46,7 @@ async fn replace(site: &Site, proto: Vec<u8>) {
 async fn a_machine_whose_wishes_cannot_be_read_is_not_wiped() {
     let site = Site::new().await;
     let link = site.link().await;
-    site.write(|spec| {
-        spec.node_unique_token = token();
-        spec.acceptance_status = AcceptanceStatus::Accepted as i32;
-    })
-    .await;
+    site.accept().await;
     held(&link).await;
     // It may say that the machine was rejected meanwhile.
     replace(&site, vec![0xff; 64]).await;

@@ -55,11 +55,7 @@ async fn a_wipe_that_fails_is_tried_again_and_told_once() {
     let site = Site::new().await;
     site.agent.fail_wipes.store(2, Ordering::SeqCst);
     let link = site.link().await;
-    site.write(|spec| {
-        spec.node_unique_token = token();
-        spec.acceptance_status = AcceptanceStatus::Accepted as i32;
-    })
-    .await;
+    site.accept().await;
     link.dial(&site.agent, FINGERPRINT);
     link.until_status("ready", |status| status.ready_to_use).await;
     assert_eq!(site.agent.wipes.load(Ordering::SeqCst), 1);
@@ -74,11 +70,7 @@ async fn a_bmc_that_fails_delays_and_loses_nothing() {
     let site = Site::new().await;
     site.bmc.fail.store(2, Ordering::SeqCst);
     let link = site.link().await;
-    site.write(|spec| {
-        spec.node_unique_token = token();
-        spec.acceptance_status = AcceptanceStatus::Accepted as i32;
-    })
-    .await;
+    site.accept().await;
     link.dial(&site.agent, FINGERPRINT);
     link.until_status("off", |status| status.power_state() == MachinePowerState::PowerStateOff).await;
     assert_eq!(*site.bmc.log.lock().unwrap(), ["poweroff"]);
@@ -89,11 +81,7 @@ async fn a_bmc_that_fails_delays_and_loses_nothing() {
 async fn a_restart_goes_on_where_it_was() {
     let site = Site::new().await;
     let link = site.link().await;
-    site.write(|spec| {
-        spec.node_unique_token = token();
-        spec.acceptance_status = AcceptanceStatus::Accepted as i32;
-    })
-    .await;
+    site.accept().await;
     link.dial(&site.agent, FINGERPRINT);
     link.until("wiped", |machine| machine.wipe.is_some()).await;
     link.stop().await;
@@ -109,11 +97,7 @@ async fn a_restart_goes_on_where_it_was() {
 async fn a_second_machine_with_the_same_uuid_is_refused_and_never_wiped() {
     let site = Site::new().await;
     let link = site.link().await;
-    site.write(|spec| {
-        spec.node_unique_token = token();
-        spec.acceptance_status = AcceptanceStatus::Accepted as i32;
-    })
-    .await;
+    site.accept().await;
     link.until("known", |machine| machine.infra.is_some()).await;
     let impostor = Agent::default();
     let refused =
@@ -152,11 +136,7 @@ async fn a_rejected_machine_is_never_touched() {
 async fn removal_takes_our_records_before_our_finalizer() {
     let site = Site::new().await;
     let link = site.link().await;
-    site.write(|spec| {
-        spec.node_unique_token = token();
-        spec.acceptance_status = AcceptanceStatus::Accepted as i32;
-    })
-    .await;
+    site.accept().await;
     link.dial(&site.agent, FINGERPRINT);
     link.until_status("ready", |status| status.ready_to_use).await;
     // Of the Go provider that had the machine before.

@@ -21,9 +21,8 @@ use omni_link::Happening;
 use omni_link::controller::{Redfish, RedfishUse};
 use omni_link::endpoint::bmc_config;
 use power::redfish::RedfishOptions;
-use provider::specs::infra_machine_config_spec::AcceptanceStatus;
 use serde_json::{Value, json};
-use site::{Agent, FINGERPRINT, Manner, Site, token};
+use site::{Agent, FINGERPRINT, Manner, Site};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -150,11 +149,7 @@ async fn a_bmc_that_its_agent_set_up_is_driven_by_redfish_and_says_so() {
     let options = RedfishOptions { tls, port: bmc.start().await, set_boot_source_override_mode: true };
     site.redfish = Redfish { usage: RedfishUse::WhenAvailable, options };
     let link = site.link().await;
-    site.write(|spec| {
-        spec.node_unique_token = token();
-        spec.acceptance_status = AcceptanceStatus::Accepted as i32;
-    })
-    .await;
+    site.accept().await;
     link.dial(&site.agent, FINGERPRINT);
 
     let reason = "Acme BMC, Redfish 1.9.0".to_owned();

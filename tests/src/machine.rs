@@ -253,6 +253,12 @@ impl Machine {
         self.inner.power.lock().calls.clone()
     }
 
+    /// What the power switch was ordered so far: all but questions.
+    #[must_use]
+    pub fn power_orders(&self) -> Vec<&'static str> {
+        self.power_calls().iter().map(|call| call.path).filter(|path| *path != "/status").collect()
+    }
+
     /// Waits for a request to the power switch, including those before.
     pub fn wait_power_call(&self, limit: Duration, path: &str) -> Result<Call, TimedOut> {
         let what = format!("{path} of {}", self.name());

@@ -30,6 +30,7 @@ use omni_link::view::{self, Machine, View, ViewOptions};
 use power::PxeMode;
 use power::api::AddressBook;
 use provider::resources::{INFRA_MACHINE_OWNER, ResourceSpec};
+use provider::specs::infra_machine_config_spec::AcceptanceStatus;
 use provider::specs::{InfraMachineSpec, InfraMachineStatusSpec};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -309,6 +310,15 @@ impl Site {
             Ok(_) => self.state.update(resource, &UpdateOptions::owner(INFRA_MACHINE_OWNER)).await.unwrap(),
             Err(_) => self.state.create(resource, INFRA_MACHINE_OWNER).await.unwrap(),
         };
+    }
+
+    /// The machine joined, and a person accepts it.
+    pub(crate) async fn accept(&self) {
+        self.write(|spec| {
+            spec.node_unique_token = token();
+            spec.acceptance_status = AcceptanceStatus::Accepted as i32;
+        })
+        .await;
     }
 
     /// The controller writes the finalizer meanwhile: as Omni would, try again.
