@@ -71,10 +71,13 @@ async fn a_wipe_of_a_disk_that_is_not_there_is_named_in_one_printable_line() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn each_disks_wipe_is_told_once() {
+async fn each_disks_wipe_is_told_once_and_kept() {
     let (site, link) = accepted(Agent::default()).await;
     site.until_news(&Happening::Ready).await;
     assert_eq!(site.happened(&Happening::DiskReport { report: WIPED.into() }), 1);
+    let record = link.view.machine(ID).unwrap().wipe.as_ref().unwrap().spec.clone();
+    assert_eq!(record.disk_reports, [WIPED], "and kept");
+    assert!(record.wiped_at.is_some());
     link.stop().await;
 }
 

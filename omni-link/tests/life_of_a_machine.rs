@@ -62,6 +62,11 @@ async fn a_wipe_that_fails_is_tried_again_and_told_once() {
     let failures =
         site.news().into_iter().filter(|news| matches!(news, Happening::WipeFailed { .. })).count();
     assert_eq!(failures, 1);
+    assert_eq!(site.happened(&Happening::WipeStarted), 1, "{:?}", site.news());
+    // The next one is another wipe.
+    site.update(|spec| spec.wipe_id = "released".into()).await;
+    site.bmc.on.store(true, Ordering::SeqCst);
+    site.until_told("wiped anew", |_| site.happened(&Happening::WipeStarted) == 2).await;
     link.stop().await;
 }
 

@@ -8,7 +8,7 @@ mod faulty;
 mod site;
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use axum::Router;
@@ -30,10 +30,13 @@ use tokio_rustls::server::TlsStream;
 /// The BMC's user as the agent made it: name and password.
 type User = Arc<Mutex<Option<(String, String)>>>;
 
+const SESSION: &str = "/redfish/v1/SessionService/Sessions/1";
+
 #[derive(Clone, Default)]
 struct Bmc {
     on: Arc<AtomicBool>,
     user: User,
+    sessions: Arc<AtomicI32>,
     seen: Arc<Mutex<Vec<String>>>,
 }
 
@@ -103,12 +106,18 @@ async fn answer(
         }))
         .into_response();
     }
+    if path == SESSION {
+        assert_eq!(method, Method::DELETE);
+        bmc.sessions.fetch_sub(1, Ordering::SeqCst);
+        return StatusCode::NO_CONTENT.into_response();
+    }
     if path == "/redfish/v1/SessionService/Sessions" {
         let told =
             (body["UserName"].as_str().unwrap().to_owned(), body["Password"].as_str().unwrap().to_owned());
         let known = bmc.user.lock().unwrap().clone();
         return if known == Some(told) {
-            (StatusCode::CREATED, [("x-auth-token", "t0ken")], "{}").into_response()
+            bmc.sessions.fetch_add(1, Ordering::SeqCst);
+            (StatusCode::CREATED, [("x-auth-token", "t0ken"), ("location", SESSION)], "{}").into_response()
         } else {
             StatusCode::UNAUTHORIZED.into_response()
         };
@@ -171,7 +180,9 @@ async fn a_bmc_that_its_agent_set_up_is_driven_by_redfish_and_says_so() {
     assert_eq!(site.happened(&configured), 1, "once, whatever else is recorded");
     let (_, password) = site.agent.bmc_user.lock().unwrap().clone().unwrap();
     assert!(!format!("{:?}", site.news()).contains(&password), "no password in the journal");
+    assert_eq!(bmc.sessions.load(Ordering::SeqCst), 1, "a session lasts over calls");
     link.stop().await;
+    assert_eq!(bmc.sessions.load(Ordering::SeqCst), 0, "a BMC has room for a few");
 
     // The driver is known, and is no news.
     let link = site.link().await;

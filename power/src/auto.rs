@@ -199,6 +199,11 @@ impl Bmc for AutoBmc {
         self.order(Order::BootAsConfigured).await.map(drop)
     }
 
+    async fn close(&self) {
+        self.redfish.close().await;
+        self.ipmi.close().await;
+    }
+
     fn choice(&self) -> Option<Choice> {
         self.chosen().map(|chosen| chosen.choice)
     }

@@ -96,13 +96,6 @@ impl IpmiBmc {
         self.address
     }
 
-    /// Ends the session, so that the BMC has its room again.
-    pub async fn close(&self) {
-        if let Some(open) = self.live.lock().await.open.take() {
-            farewell(open).await;
-        }
-    }
-
     async fn status(&self) -> Result<bool, PowerError> {
         let what = "Get Chassis Status";
         let data = self.ask(what, CHASSIS_STATUS, vec![]).await?;
@@ -313,6 +306,12 @@ impl Bmc for IpmiBmc {
 
     async fn reset_boot_device(&self) -> Result<(), PowerError> {
         self.set_boot_flags(FLAGS_VALID, 0).await
+    }
+
+    async fn close(&self) {
+        if let Some(open) = self.live.lock().await.open.take() {
+            farewell(open).await;
+        }
     }
 }
 

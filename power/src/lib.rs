@@ -50,6 +50,8 @@ pub trait Bmc: Send + Sync {
     async fn set_pxe_boot_once(&self, mode: PxeMode) -> Result<(), PowerError>;
     /// Takes back a pending [`set_pxe_boot_once`](Bmc::set_pxe_boot_once).
     async fn reset_boot_device(&self) -> Result<(), PowerError>;
+    /// Ends what is open with the controller, which has room for a few sessions only. The next call begins anew.
+    async fn close(&self) {}
     /// What it is switched by and why, where that shows only when the controller is asked.
     fn choice(&self) -> Option<Choice> {
         None

@@ -115,16 +115,6 @@ impl RedfishBmc {
         self.live.lock().await.known.name.clone()
     }
 
-    /// Ends the session, so that the BMC has its room again.
-    pub async fn close(&self) {
-        let mut live = self.live.lock().await;
-        let Some(request) = farewell(&live.known) else { return };
-        live.known.auth = None;
-        let mut line = Line { bmc: self, connection: None, certificate: &mut live.certificate };
-        // It need not hear it.
-        drop(line.ask(&request).await);
-    }
-
     /// Carries out one order.
     pub(crate) async fn order(&self, order: Order) -> Result<Done, PowerError> {
         let mut live = self.live.lock().await;
@@ -267,5 +257,14 @@ impl Bmc for RedfishBmc {
 
     async fn reset_boot_device(&self) -> Result<(), PowerError> {
         self.order(Order::BootAsConfigured).await.map(drop)
+    }
+
+    async fn close(&self) {
+        let mut live = self.live.lock().await;
+        let Some(request) = farewell(&live.known) else { return };
+        live.known.auth = None;
+        let mut line = Line { bmc: self, connection: None, certificate: &mut live.certificate };
+        // It need not hear it.
+        drop(line.ask(&request).await);
     }
 }

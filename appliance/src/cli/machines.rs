@@ -1,25 +1,21 @@
 //! `bootlace machines`: what Omni's console does for a person, against the hub.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use clap::{Subcommand, ValueEnum};
 use cosi::client::GrpcState;
-use cosi::{Kind, ListOptions, Missing, Resource, State, modify};
-use prost::Message;
-use provider::private::{BmcConfigurationSpec, InventorySpec};
+use cosi::{Kind, Missing, Resource, State, modify};
 use provider::resources::{
-    LABEL_CLUSTER, LABEL_MACHINE_SET, LABEL_ROLE_CONTROLPLANE, LABEL_ROLE_WORKER, PrivateSpec, ResourceSpec,
+    LABEL_CLUSTER, LABEL_MACHINE_SET, LABEL_ROLE_CONTROLPLANE, LABEL_ROLE_WORKER, ResourceSpec,
 };
 use provider::specs::infra_machine_config_spec::AcceptanceStatus;
-use provider::specs::infra_machine_status_spec::MachinePowerState;
-use provider::specs::{
-    ClusterSpec, InfraMachineConfigSpec, InfraMachineSpec, InfraMachineStatusSpec, MachineSetNodeSpec,
-};
-use serde::Serialize;
+use provider::specs::{ClusterSpec, InfraMachineConfigSpec, MachineSetNodeSpec};
 
 use super::CliError;
-use super::output::{Format, print, table, write_out};
+use super::output::{Format, print, write_out};
+use listing::{decode, find, overview};
+
+mod listing;
 
 #[derive(Subcommand)]
 pub(super) enum Command {
@@ -32,7 +28,7 @@ pub(super) enum Command {
         #[arg(short, long, value_enum, default_value_t)]
         output: Format,
     },
-    /// Show one machine with its hardware
+    /// Show one machine with its hardware, and what the last wipe did to its disks
     #[command(after_help = "Example:
   bootlace machines show 4c4c4544 -o yaml")]
     Show {
@@ -96,42 +92,17 @@ pub(super) enum Role {
     Worker,
 }
 
-/// One machine as it is printed. JSON and YAML keep these names.
-#[derive(Debug, Serialize)]
-struct Machine {
-    id: String,
-    /// pending, accepted, rejected or removing
-    state: &'static str,
-    /// on, off or unknown
-    power: &'static str,
-    /// What it is switched by: api, redfish or ipmi; empty while that is not known
-    driver: String,
-    ready: bool,
-    installed: bool,
-    cordoned: bool,
-    cluster: String,
-    talos_version: String,
-    labels: BTreeMap<String, String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    inventory: Option<InventorySpec>,
-}
-
-impl Machine {
-    fn macs(&self) -> impl Iterator<Item = &str> {
-        self.inventory.iter().flat_map(|inventory| inventory.nics.iter().map(|nic| nic.mac.as_str()))
-    }
-}
-
 pub(super) async fn run(socket: &Path, command: Command) -> Result<(), CliError> {
     let state = super::connect(socket).await?;
     match command {
         Command::List { output } => {
-            let machines = machines(&state).await?;
+            let machines = listing::list(&state).await?;
             print(output, &machines, || overview(&machines))
         }
         Command::Show { machine, output } => {
-            let machine = find(machines(&state).await?, &machine)?;
-            print(output, &machine, || overview(std::slice::from_ref(&machine)))
+            let machines = listing::list(&state).await?;
+            let machine = find(&machines, &machine)?;
+            print(output, machine, || overview(std::slice::from_ref(machine)))
         }
         Command::Accept { machines } => {
             each(&state, &machines, Act::Decide(AcceptanceStatus::Accepted)).await
@@ -155,10 +126,8 @@ enum Act {
 
 /// Resolves all names before the first write: a typing error changes nothing.
 async fn each(state: &GrpcState, names: &[String], act: Act) -> Result<(), CliError> {
-    let mut targets = Vec::new();
-    for name in names {
-        targets.push(find(machines(state).await?, name)?);
-    }
+    let machines = listing::list(state).await?;
+    let targets: Vec<_> = names.iter().map(|name| find(&machines, name)).collect::<Result<_, _>>()?;
     for machine in targets {
         let id = &machine.id;
         let done = match &act {
@@ -274,123 +243,3 @@ async fn ensure_cluster(state: &GrpcState, name: &str, version: Option<&str>) ->
 fn without_v(version: &str) -> &str {
     version.strip_prefix('v').unwrap_or(version)
 }
-
-async fn machines(state: &GrpcState) -> Result<Vec<Machine>, CliError> {
-    let infra = Kind::new(InfraMachineSpec::NAMESPACE, InfraMachineSpec::TYPE);
-    let infra = state.list(&infra, &ListOptions::default()).await?;
-    let status = Kind::new(InfraMachineStatusSpec::NAMESPACE, InfraMachineStatusSpec::TYPE);
-    let statuses = by_id::<InfraMachineStatusSpec>(&state.list(&status, &ListOptions::default()).await?)?;
-    // The provider's id is part of the type; every machine carries it as a label.
-    let provider_id = infra
-        .iter()
-        .find_map(|machine| machine.label(provider::resources::LABEL_INFRA_PROVIDER_ID))
-        .unwrap_or("bare-metal");
-    let private = |typ| Kind::new(provider::resources::private_namespace(provider_id), typ);
-    let kind = private(InventorySpec::resource_type(provider_id));
-    let mut inventories = by_id::<InventorySpec>(&state.list(&kind, &ListOptions::default()).await?)?;
-    let kind = private(BmcConfigurationSpec::resource_type(provider_id));
-    let bmcs = by_id::<BmcConfigurationSpec>(&state.list(&kind, &ListOptions::default()).await?)?;
-    infra
-        .iter()
-        .map(|resource| {
-            let inventory = inventories.remove(resource.id());
-            let driver = bmcs.get(resource.id()).map(driver).unwrap_or_default();
-            machine(resource, statuses.get(resource.id()), driver, inventory)
-        })
-        .collect()
-}
-
-/// A BMC's driver is known once it has answered.
-fn driver(bmc: &BmcConfigurationSpec) -> String {
-    if bmc.api.is_some() { "api".to_owned() } else { bmc.driver.clone() }
-}
-
-fn machine(
-    resource: &Resource,
-    status: Option<&InfraMachineStatusSpec>,
-    driver: String,
-    inventory: Option<InventorySpec>,
-) -> Result<Machine, CliError> {
-    let spec: InfraMachineSpec = decode(resource)?;
-    let state = match spec.acceptance_status() {
-        _ if resource.is_tearing_down() => "removing",
-        AcceptanceStatus::Pending => "pending",
-        AcceptanceStatus::Accepted => "accepted",
-        AcceptanceStatus::Rejected => "rejected",
-    };
-    let power = match status.map(InfraMachineStatusSpec::power_state) {
-        Some(MachinePowerState::PowerStateOn) => "on",
-        Some(MachinePowerState::PowerStateOff) => "off",
-        Some(MachinePowerState::PowerStateUnknown) | None => "unknown",
-    };
-    Ok(Machine {
-        id: resource.id().to_owned(),
-        state,
-        power,
-        driver,
-        ready: status.is_some_and(|status| status.ready_to_use),
-        installed: status.is_some_and(|status| status.installed),
-        cordoned: spec.cordoned,
-        cluster: resource.label(LABEL_CLUSTER).unwrap_or_default().to_owned(),
-        talos_version: spec.cluster_talos_version,
-        labels: resource.metadata.labels.clone(),
-        inventory,
-    })
-}
-
-fn decode<T: Message + Default>(resource: &Resource) -> Result<T, CliError> {
-    resource
-        .decode()
-        .map_err(|error| CliError::Failed(format!("{} cannot be read: {error}", resource.pointer())))
-}
-
-fn by_id<T: Message + Default>(resources: &[Resource]) -> Result<BTreeMap<String, T>, CliError> {
-    resources.iter().map(|resource| Ok((resource.id().to_owned(), decode(resource)?))).collect()
-}
-
-/// A UUID, the beginning of exactly one, or a MAC address.
-fn find(machines: Vec<Machine>, name: &str) -> Result<Machine, CliError> {
-    let name = name.to_ascii_lowercase();
-    let mut found: Vec<Machine> = machines
-        .into_iter()
-        .filter(|machine| machine.id.starts_with(&name) || machine.macs().any(|mac| mac == name))
-        .collect();
-    if let Some(exact) = found.iter().position(|machine| machine.id == name) {
-        return Ok(found.swap_remove(exact));
-    }
-    match found.len() {
-        1 => Ok(found.remove(0)),
-        0 => Err(CliError::Failed(format!("no machine `{name}`; see `bootlace machines list`"))),
-        _ => {
-            let ids: Vec<&str> = found.iter().map(|machine| machine.id.as_str()).collect();
-            Err(CliError::Failed(format!(
-                "`{name}` is the beginning of several machines: {}",
-                ids.join(", ")
-            )))
-        }
-    }
-}
-
-fn overview(machines: &[Machine]) -> comfy_table::Table {
-    let yes = |yes: bool| if yes { "yes" } else { "no" }.to_owned();
-    let or_dash = |text: &str| if text.is_empty() { "-".to_owned() } else { text.to_owned() };
-    table(
-        &["ID", "STATE", "POWER", "BY", "READY", "INSTALLED", "CLUSTER", "TALOS", "MAC"],
-        machines.iter().map(|machine| {
-            vec![
-                machine.id.clone(),
-                machine.state.to_owned(),
-                machine.power.to_owned(),
-                or_dash(&machine.driver),
-                yes(machine.ready),
-                yes(machine.installed),
-                or_dash(&machine.cluster),
-                or_dash(&machine.talos_version),
-                or_dash(machine.macs().next().unwrap_or_default()),
-            ]
-        }),
-    )
-}
-
-#[cfg(test)]
-mod tests;

@@ -30,8 +30,8 @@ pub(crate) fn actionable(view: &MachineView) -> Result<&InfraMachine, Reason> {
     }
 }
 
-/// The record of a wipe that was done for this specification in the boot that began at `boot`. It is taken when the wipe begins: whatever
-/// changes while it runs asks for the next one.
+/// The record of a wipe that was done for this specification in the boot that began at `boot`. It is taken when the
+/// wipe begins: whatever changes while it runs asks for the next one.
 #[must_use]
 pub fn wipe_record(machine: &InfraMachineSpec, boot: Option<SystemTime>) -> WipeStatusSpec {
     WipeStatusSpec {
@@ -40,6 +40,7 @@ pub fn wipe_record(machine: &InfraMachineSpec, boot: Option<SystemTime>) -> Wipe
         initial_wipe_done: true,
         wiped_node_unique_token: machine.node_unique_token.clone(),
         boot_at_wipe: boot.map(Into::into),
+        ..WipeStatusSpec::default()
     }
 }
 

@@ -41,6 +41,8 @@ pub(super) struct Task {
     backoff: Backoff,
     /// The last failure in the journal: a repetition is no news.
     reported: Option<String>,
+    /// The wipe (by its id) that was begun, as the journal tells, and has not ended well yet.
+    wiping: Option<String>,
     ready: bool,
 }
 
@@ -86,12 +88,18 @@ impl Task {
             asked: None,
             backoff: Backoff::new(RETRY_MIN, RETRY_MAX),
             reported: None,
+            wiping: None,
             ready: false,
         }
     }
 
     /// Until the machine is gone or `shutdown`.
     pub(super) async fn run(mut self, shutdown: CancellationToken) {
+        self.work(shutdown).await;
+        self.power.close().await;
+    }
+
+    async fn work(&mut self, shutdown: CancellationToken) {
         loop {
             // Anew each time: a machine that was removed and came back has another one.
             let Some(changed) = self.controller.view.changed(&self.id) else {

@@ -18,6 +18,9 @@ use uuid::Uuid;
 /// How long an old answer about the power state is good enough.
 pub(super) const POLL_INTERVAL: Duration = Duration::from_secs(10);
 
+/// How long a controller may take to hear that we go: nobody waits longer for a courtesy, a shutdown least.
+const FAREWELL_LIMIT: Duration = Duration::from_secs(2);
+
 /// When a BMC is driven by Redfish.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RedfishUse {
@@ -91,16 +94,24 @@ impl PowerState {
     }
 
     /// The machine's switch.
-    pub(super) fn switch(&mut self, spec: &BmcConfigurationSpec) -> Result<Arc<dyn Bmc>, SwitchError> {
+    pub(super) async fn switch(&mut self, spec: &BmcConfigurationSpec) -> Result<Arc<dyn Bmc>, SwitchError> {
         if let Some(driver) = &self.driver
             && driver.made_from.same_controller(spec)
         {
             return Ok(Arc::clone(&driver.bmc));
         }
-        self.driver = None;
+        self.close().await;
         let (bmc, choice) = self.driver(spec)?;
         self.driver = Some(Driver { made_from: spec.clone(), bmc: Arc::clone(&bmc), choice });
         Ok(bmc)
+    }
+
+    /// Ends the session with the controller, if one is open.
+    pub(super) async fn close(&mut self) {
+        if let Some(driver) = self.driver.take() {
+            // Who does not hear it ends the session in its own time.
+            let _ = tokio::time::timeout(FAREWELL_LIMIT, driver.bmc.close()).await;
+        }
     }
 
     /// The driver for a configuration.
@@ -159,7 +170,7 @@ impl PowerState {
         }
         self.asked = None;
         self.on = None;
-        let on = self.switch(spec)?.is_powered_on().await?;
+        let on = self.switch(spec).await?.is_powered_on().await?;
         self.set(on);
         Ok(())
     }

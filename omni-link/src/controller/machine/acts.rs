@@ -23,7 +23,7 @@ impl Task {
                 return Ok(true);
             }
             tracing::info!(machine = self.id, %reason, "wiping");
-            self.wipe(machine, &record).await?;
+            self.wipe(machine, *record).await?;
             return Ok(true);
         }
         let now = SystemTime::now();
@@ -52,12 +52,19 @@ impl Task {
         Ok(true)
     }
 
-    async fn wipe(&self, machine: &Machine, record: &WipeStatusSpec) -> Result<(), StepError> {
-        self.tell(Happening::WipeStarted);
+    async fn wipe(&mut self, machine: &Machine, mut record: WipeStatusSpec) -> Result<(), StepError> {
+        // Retries are no news; why they are needed is.
+        if self.wiping.as_ref() != Some(&record.last_wipe_id) {
+            self.tell(Happening::WipeStarted);
+            self.wiping = Some(record.last_wipe_id.clone());
+        }
         let begin = Instant::now();
         let reports = self.controller.agents.wipe_disks(&self.id).await.map_err(StepError::Wipe)?;
         let millis = u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.write(Part::Wipe, machine, record).await?;
+        record.wiped_at = Some(SystemTime::now().into());
+        record.disk_reports.clone_from(&reports);
+        self.write(Part::Wipe, machine, &record).await?;
+        self.wiping = None;
         for report in reports {
             self.tell(Happening::DiskReport { report });
         }
@@ -95,7 +102,7 @@ impl Task {
         let mut record: PowerOperationSpec = view.power.clone().unwrap_or_default();
         match action {
             PowerAction::On { pxe_once } => {
-                let switch = self.power.switch(&entry.spec)?;
+                let switch = self.power.switch(&entry.spec).await?;
                 if pxe_once {
                     switch.set_pxe_boot_once(self.controller.pxe_mode).await?;
                 }
@@ -108,7 +115,7 @@ impl Task {
                 self.write(Part::Power, machine, &record).await
             }
             PowerAction::Off => {
-                self.power.switch(&entry.spec)?.power_off().await?;
+                self.power.switch(&entry.spec).await?.power_off().await?;
                 self.power.set(false);
                 self.controller.tunnels.forget(&self.id);
                 record.last_power_operation = SpecPowerState::Off as i32;
@@ -125,7 +132,7 @@ impl Task {
 
     async fn reset(&mut self, machine: &Machine, pxe_once: bool) -> Result<(), StepError> {
         let Some(entry) = &machine.bmc else { return Ok(()) };
-        let switch = self.power.switch(&entry.spec)?;
+        let switch = self.power.switch(&entry.spec).await?;
         if pxe_once {
             switch.set_pxe_boot_once(self.controller.pxe_mode).await?;
         }
