@@ -167,7 +167,7 @@ impl Policy {
             [] => settings.schematic.clone(),
             _ => Schematic::talos(extensions(), [])?.id(),
         };
-        if self.images.assets.open(&format!("image/{local}/{version}/kernel-{arch}")).is_ok() {
+        if self.is_in_assets(&local, &version, arch) {
             let args = with_extra(KernelArgs::talos_without_factory(settings.base, arch))?;
             return Ok(talos_script(settings.base, &local, &version, arch, &args)?);
         }
@@ -176,15 +176,26 @@ impl Policy {
         self.factory_script(&schematic, &version, arch, &args)
     }
 
+    /// Talos with its metal agent comes from where Talos comes from. In the asset directory it goes by the schematic of
+    /// its extensions, without arguments.
     fn agent(&self, arch: Arch) -> Result<Script, Unbootable> {
         match &self.settings.agent {
             AgentKind::Bootlace => Ok(self.agent_scripts.of_arch(arch).clone()?),
             AgentKind::Talos { version } => {
                 let args = agent_args(&self.settings, arch);
+                let local = Schematic::agent([])?.id();
+                if self.is_in_assets(&local, version, arch) {
+                    let args = args.without_factory();
+                    return Ok(talos_script(self.settings.base, &local, version, arch, &args)?);
+                }
                 let schematic = Schematic::agent(words(&args.to_string()))?;
                 self.factory_script(&schematic, version, arch, &args)
             }
         }
+    }
+
+    fn is_in_assets(&self, schematic: &str, version: &str, arch: Arch) -> bool {
+        self.images.assets.open(&format!("image/{schematic}/{version}/kernel-{arch}")).is_ok()
     }
 
     /// From the cache. An image that is not there is fetched from now on, and nobody waits for it.

@@ -410,6 +410,31 @@ fn talos_own_agent_comes_from_the_factory() {
 }
 
 #[test]
+fn talos_own_agent_in_the_asset_directory_needs_no_factory() {
+    let view = view();
+    apply(&view, Part::Infra, UUID, &InfraMachineSpec::default());
+    let agent = || AgentKind::Talos { version: "v1.13.9".into() };
+    let mut policy = policy_with(view, true, FakeFactory(false), agent());
+    // There is only Talos for clusters.
+    assert!(text(&policy.boot(&request())).starts_with("404"));
+
+    let dir = tempfile::tempdir().unwrap();
+    let id = Schematic::agent([]).unwrap().id();
+    let image = dir.path().join(format!("image/{id}/v1.13.9"));
+    std::fs::create_dir_all(&image).unwrap();
+    std::fs::write(image.join("kernel-amd64"), "kernel").unwrap();
+    let assets = AssetDir::new(dir.path()).unwrap();
+    policy.images = Arc::new(Images { assets, cache: None, factory: Arc::new(FakeFactory(false)) });
+    let answer = policy.boot(&request());
+    assert_eq!(answer.mode, "agent-pxe");
+    let script = text(&answer);
+    let kernel = format!("/image/{id}/v1.13.9/kernel-amd64");
+    for word in [&kernel, "metal.provider.address=10.88.0.1:50042", "talos.platform=metal", "pti=on"] {
+        assert!(script.contains(word), "{word}: {script}");
+    }
+}
+
+#[test]
 fn a_boot_in_progress_outlives_the_appliance() {
     let view = view();
     apply(&view, Part::Infra, UUID, &InfraMachineSpec::default());

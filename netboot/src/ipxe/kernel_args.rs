@@ -7,6 +7,8 @@ use crate::firmware::Arch;
 
 /// What Linux reads on x86 and ARM, without the final zero byte.
 pub const COMMAND_LINE_MAX: usize = 2047;
+/// What Talos runs on.
+const PLATFORM: &str = "talos.platform=metal";
 
 /// How an agent opens its tunnel over TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,17 +60,22 @@ impl KernelArgs {
     #[must_use]
     pub fn talos(base: BaseUrl, arch: Arch) -> Self {
         let mut args = Self::join(base, arch);
-        args.0.push(Word("talos.platform=metal".to_owned()));
+        args.0.push(Word(PLATFORM.to_owned()));
         args
     }
 
-    /// The same for an image whose script Image Factory does not write: with what Talos does not start without (its
-    /// machined enforces these two of the Kernel Self Protection Project).
+    /// The same for an image whose script Image Factory does not write.
     #[must_use]
     pub fn talos_without_factory(base: BaseUrl, arch: Arch) -> Self {
-        let mut args = Self::talos(base, arch);
-        args.0.extend(["slab_nomerge", "pti=on"].map(|word| Word(word.to_owned())));
-        args
+        Self::join(base, arch).without_factory()
+    }
+
+    /// The same with what Image Factory would have added and Talos does not start without: what it runs on, and two of
+    /// the Kernel Self Protection Project, which its machined enforces.
+    #[must_use]
+    pub fn without_factory(mut self) -> Self {
+        self.0.extend([PLATFORM, "slab_nomerge", "pti=on"].map(|word| Word(word.to_owned())));
+        self
     }
 
     /// The setting `${uuid}` is filled in by iPXE, or by Talos when it finds it unfilled after an installation.
