@@ -41,10 +41,15 @@ pub(crate) fn of_link(id: &str, happening: Happening) -> Event {
     Event::new(unix_millis(), step).with_uuid(id.parse().ok()).with_address(address)
 }
 
+/// Talos is given its unique token through the tunnel; the agent of ours brings one.
+const NO_TOKEN_WITHOUT_TUNNEL: &str = "it has no unique token, and is given one through SideroLink's tunnel only: \
+    set `[hub] wireguard = true`, or `[agent] kind = \"bootlace\"` where it is Talos' agent";
+
 /// What only the hub sees: machines that join or may not. The rest comes to the link through its watches,
-/// from the hub as from any Omni.
-pub(crate) fn of_hub(event: HubEvent) -> Option<Event> {
+/// from the hub as from any Omni. `tunnel`: the hub has SideroLink's.
+pub(crate) fn of_hub(event: HubEvent, tunnel: bool) -> Option<Event> {
     let step = match event.kind {
+        HubEventKind::Limbo if !tunnel => Step::JoinRefused { reason: NO_TOKEN_WITHOUT_TUNNEL.to_owned() },
         HubEventKind::Joined => Step::Joined,
         HubEventKind::JoinRefused { reason } => Step::JoinRefused { reason },
         HubEventKind::UuidConflict { reason } => Step::UuidConflict { reason },
@@ -59,4 +64,17 @@ pub(crate) fn of_hub(event: HubEvent) -> Option<Event> {
         | HubEventKind::Removed => return None,
     };
     Some(Event::new(unix_millis(), step).with_uuid(event.machine.parse().ok()).with_address(event.peer))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_that_stays_in_limbo_for_want_of_a_tunnel_is_told_with_what_to_do() {
+        let limbo = || HubEvent { machine: String::new(), peer: None, kind: HubEventKind::Limbo };
+        assert_eq!(of_hub(limbo(), true), None, "it is given its token there");
+        let told = of_hub(limbo(), false).unwrap().to_string();
+        assert!(told.contains("has no unique token") && told.contains("`[hub] wireguard = true`"), "{told}");
+    }
 }

@@ -35,6 +35,9 @@ pub(super) struct ConsoleArgs {
     /// Lines one after the other instead of a screen: for serial consoles and logs
     #[arg(long)]
     plain: bool,
+    /// Without the boot journal: where the appliance's log is shown too, which has it
+    #[arg(long)]
+    no_journal: bool,
 }
 
 /// Prints the status once.
@@ -50,7 +53,7 @@ pub(super) async fn console(socket: &Path, args: &ConsoleArgs) -> Result<(), Cli
     let plain = args.plain || !std::io::stdout().is_terminal();
     let mut screen = Screen::default();
     loop {
-        let looked = look(socket, &mut screen).await;
+        let looked = look(socket, &mut screen, !args.no_journal).await;
         let shown = Shown::new(Host::now(), looked.as_ref());
         let text = if plain { screen.plain(&shown) } else { screen.whole(&shown) };
         write_out(&text)?;
@@ -58,8 +61,11 @@ pub(super) async fn console(socket: &Path, args: &ConsoleArgs) -> Result<(), Cli
     }
 }
 
-async fn look(socket: &Path, screen: &mut Screen) -> Result<Status, CliError> {
+async fn look(socket: &Path, screen: &mut Screen, journal: bool) -> Result<Status, CliError> {
     let status: Status = operator::get_json(socket, "/status").await?;
+    if !journal {
+        return Ok(status);
+    }
     let response = operator::get(socket, &format!("/journal?since={}", screen.seen)).await?;
     let take = |line: &[u8]| {
         // What a newer appliance says is shown by its own console.

@@ -47,9 +47,9 @@ pub(super) async fn start(site: &mut Site, sockets: HubSockets) -> anyhow::Resul
     );
     let machine_api = SocketAddr::new(IpAddr::V4(site.advertise), config.hub.machine_api_port);
     let observer = {
-        let sink = site.recorder.sink();
+        let (sink, tunnel) = (site.recorder.sink(), config.hub.wireguard.is_some());
         Arc::new(move |event| {
-            if let Some(event) = events::of_hub(event) {
+            if let Some(event) = events::of_hub(event, tunnel) {
                 sink(event);
             }
         })

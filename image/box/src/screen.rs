@@ -2,7 +2,8 @@
 //! plain lines on the serial line. Both are started again when they end.
 //!
 //! Nothing else writes on that screen: the kernel's messages, and the box's own, go to the second console (Alt+F2).
-//! On the serial line everything is in turn: lines do not disturb each other.
+//! On the serial line everything is in turn: lines do not disturb each other. The appliance's log goes there, and
+//! the boot journal with it.
 
 use std::convert::Infallible;
 use std::fs::OpenOptions;
@@ -38,7 +39,7 @@ pub(crate) async fn run(state: &Path, mut serving: watch::Receiver<bool>) {
     let socket = service::socket(state);
     let plain = keep("serial console", || {
         let mut command = console(&socket);
-        command.arg("--plain").stdout(Stdio::inherit());
+        command.args(["--plain", "--no-journal"]).stdout(Stdio::inherit());
         Ok(command)
     });
     let whole = keep("screen", || {

@@ -56,5 +56,9 @@ fn the_screen_says_who_where_and_what_and_nothing_else_writes_on_it() -> Result<
         !(journal || row.is_empty() || row.starts_with("bootlace ") || row.starts_with("  "))
     });
     ensure!(strange.is_none(), "{strange:?} on the screen:\n{}", rows.join("\n"));
+    // The serial line tells of each step once: in the log.
+    let lines = edge.console().lines();
+    let twice = lines.iter().find(|line| line.text.contains(machine.mac()) && !line.text.contains("INFO"));
+    ensure!(twice.is_none(), "{twice:?} beside the log");
     Ok(())
 }
