@@ -40,6 +40,8 @@ const X86_VERSION_POINTER: usize = 0x20e;
 const X86_BOOT_SECTOR: usize = 0x200;
 /// Where an arm64 kernel says that it is one (the kernel's arm64/booting.rst).
 const ARM64_MAGIC: (usize, &[u8]) = (0x38, b"ARM\x64");
+/// What an arm64 kernel, which is not packed, says as its first words; its version follows.
+const BANNER: &[u8] = b"Linux version ";
 /// The kernel's limit of the length of its version.
 const VERSION_LIMIT: usize = 128;
 
@@ -48,12 +50,7 @@ const VERSION_LIMIT: usize = 128;
 pub fn check_init(bytes: &[u8], arch: Arch) -> Result<()> {
     ensure!(bytes.starts_with(b"\x7fELF"), "it is no ELF executable");
     ensure!(bytes.get(4..6) == Some(&[2, 1]), "it is no 64-bit little-endian ELF executable");
-    let machine = u16_at(bytes, 18)?;
-    if machine != arch.elf_machine() {
-        let other = [Arch::Amd64, Arch::Arm64].into_iter().find(|arch| arch.elf_machine() == machine);
-        let other = other.map_or_else(|| format!("ELF machine {machine}"), |arch| arch.name().to_owned());
-        bail!("it is built for {other}, and the image is for {}", arch.name());
-    }
+    check_machine(bytes, arch)?;
     let table = usize::try_from(u64_at(bytes, 32)?).context("it has a broken ELF header")?;
     let (size, count) = (usize::from(u16_at(bytes, 54)?), usize::from(u16_at(bytes, 56)?));
     for index in 0..count {
@@ -68,10 +65,29 @@ pub fn check_init(bytes: &[u8], arch: Arch) -> Result<()> {
     Ok(())
 }
 
+/// Checks that a kernel module is of the architecture. Whether it is a whole one, the kernel knows better.
+pub fn check_module(bytes: &[u8], arch: Arch) -> Result<()> {
+    if bytes.starts_with(b"\x7fELF") { check_machine(bytes, arch) } else { Ok(()) }
+}
+
+fn check_machine(bytes: &[u8], arch: Arch) -> Result<()> {
+    let machine = u16_at(bytes, 18)?;
+    if machine != arch.elf_machine() {
+        let other = [Arch::Amd64, Arch::Arm64].into_iter().find(|arch| arch.elf_machine() == machine);
+        let other = other.map_or_else(|| format!("ELF machine {machine}"), |arch| arch.name().to_owned());
+        bail!("it is built for {other}, and the image is for {}", arch.name());
+    }
+    Ok(())
+}
+
 /// Checks that a file is a kernel of the architecture, and for `version` if the file says what it is.
 pub fn check_kernel(bytes: &[u8], arch: Arch, version: &str) -> Result<()> {
     check_image(bytes, arch)?;
-    match x86_version(bytes).filter(|_| arch == Arch::Amd64) {
+    let found = match arch {
+        Arch::Amd64 => x86_version(bytes),
+        Arch::Arm64 => arm64_version(bytes),
+    };
+    match found {
         Some(found) if found != version => bail!(
             "it is kernel {found}, and the modules are of kernel {version}: it would refuse them; \
              take both from the same package"
@@ -100,9 +116,20 @@ pub fn check_image(bytes: &[u8], arch: Arch) -> Result<()> {
 fn x86_version(bytes: &[u8]) -> Option<&str> {
     let at = usize::from(u16_at(bytes, X86_VERSION_POINTER).ok()?);
     let text = bytes.get(at.checked_add(X86_BOOT_SECTOR)?..)?;
+    first_word(text).filter(|_| at != 0)
+}
+
+/// The version in an arm64 kernel's first words; the same words before a `%s` are somebody's format.
+fn arm64_version(bytes: &[u8]) -> Option<&str> {
+    let banners = bytes.windows(BANNER.len()).enumerate().filter(|(_, window)| *window == BANNER);
+    let mut words = banners.filter_map(|(at, _)| first_word(&bytes[at + BANNER.len()..]));
+    words.find(|word| word.starts_with(|first: char| first.is_ascii_digit()))
+}
+
+fn first_word(text: &[u8]) -> Option<&str> {
     let text = &text[..text.len().min(VERSION_LIMIT)];
     let end = text.iter().position(|byte| matches!(byte, 0 | b' '))?;
-    std::str::from_utf8(&text[..end]).ok().filter(|text| at != 0 && !text.is_empty())
+    std::str::from_utf8(&text[..end]).ok().filter(|text| !text.is_empty())
 }
 
 fn array_at<const N: usize>(bytes: &[u8], at: usize) -> Result<[u8; N]> {

@@ -111,6 +111,7 @@ pub fn pack(contents: Contents<'_>) -> Result<Packed> {
     for path in &plan.order {
         let inside = inside(path);
         let bytes = tree.read(path)?;
+        binary::check_module(&bytes, arch).with_context(|| format!("the module {path} cannot be packed"))?;
         for name in firmware::wanted(&bytes) {
             asked.entry(name).or_insert_with(|| module_name(path));
         }

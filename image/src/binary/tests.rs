@@ -54,6 +54,25 @@ fn a_cut_off_executable_is_an_error_at_every_length() {
     }
 }
 
+/// The smallest file that passes for an arm64 kernel.
+fn arm64_kernel(words: &str) -> Vec<u8> {
+    let mut bytes = vec![0; 64];
+    bytes[0x38..0x3c].copy_from_slice(b"ARM\x64");
+    bytes.extend_from_slice(words.as_bytes());
+    bytes
+}
+
+#[test]
+fn a_kernel_for_arm64_must_fit_its_modules_if_it_says_what_it_is() {
+    let version = "6.1.0-56-arm64";
+    for words in ["", "Linux version %s\0", "Linux version %s\0Linux version 6.1.0-56-arm64 (somebody)\0"] {
+        check_kernel(&arm64_kernel(words), Arch::Arm64, version).unwrap();
+    }
+    let other = arm64_kernel("Linux version %s\0Linux version 6.1.0-55-arm64 (somebody)\0");
+    let error = check_kernel(&other, Arch::Arm64, version).unwrap_err().to_string();
+    assert!(error.contains("it is kernel 6.1.0-55-arm64"), "{error}");
+}
+
 #[test]
 fn a_kernel_must_be_one_and_fit_its_modules() {
     let version = "6.1.0-56-cloud-amd64";

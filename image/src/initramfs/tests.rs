@@ -84,3 +84,20 @@ fn a_foreign_init_is_refused() {
     let error = format!("{:#}", build_initramfs(contents).unwrap_err());
     assert!(error.contains("init binary") && error.contains("arm64"), "{error}");
 }
+
+#[test]
+fn foreign_modules_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let tree = tree(dir.path());
+    fs::write(dir.path().join("6.1.0-test/kernel/virtio.ko"), elf(62, &[])).unwrap();
+    let contents = Contents {
+        arch: Arch::Arm64,
+        init: &elf(183, &[1]),
+        tree: &tree,
+        drivers: &["virtio".to_owned()],
+        firmware: None,
+        files: Vec::new(),
+    };
+    let error = format!("{:#}", build_initramfs(contents).unwrap_err());
+    assert!(error.contains("kernel/virtio.ko") && error.contains("built for amd64"), "{error}");
+}
