@@ -14,28 +14,21 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use super::crypto::{Keys, Suite, same};
+use super::crypto::{Keys, Suite};
 use super::packet::{self, Message, OpenResponse, Payload, Rakp2, Rakp4};
+use handshake::Role;
+pub use login::{Login, LoginError, PASSWORD_MAX, USER_MAX};
+use window::Window;
+
+mod handshake;
+mod login;
+mod window;
 
 /// Waits for an answer to what may be repeated at will. On a site's network a BMC answers within milliseconds;
 /// one that is busy needs a second.
 const WAITS: [Duration; 3] =
     [Duration::from_millis(400), Duration::from_millis(800), Duration::from_millis(1500)];
-/// The same while logging in: a BMC that hears RAKP 1 twice may take another random number for the second, so
-/// it gets its time. Slow ones need a second for the hashes.
-const LOGIN_WAITS: [Duration; 3] =
-    [Duration::from_millis(1200), Duration::from_millis(1400), Duration::from_millis(1600)];
-/// A BMC that does not know a suite may say nothing at all: then the older one is tried after this.
-const UNKNOWN_SUITE_WAIT: Duration = Duration::from_millis(1000);
-/// How far behind the newest answer another one may come.
-const REPLAY_WINDOW: u32 = 32;
-/// The longest names and passwords of IPMI 2.0.
-pub const USER_MAX: usize = 16;
-/// See [`USER_MAX`].
-pub const PASSWORD_MAX: usize = 20;
 
-/// The bit that has the BMC look a user up by name alone.
-const BY_NAME: u8 = 0x10;
 /// Function and commands of logging in and out (chapter 22).
 const APP: u8 = 0x06;
 const GET_AUTH_CAPABILITIES: u8 = 0x38;
@@ -43,81 +36,6 @@ const SET_PRIVILEGE: u8 = 0x3b;
 const CLOSE: u8 = 0x3c;
 /// "This channel", with the extended answer.
 const THIS_CHANNEL_2_0: u8 = 0x8e;
-
-/// Who logs in.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Login {
-    user: Vec<u8>,
-    password: Vec<u8>,
-}
-
-impl fmt::Debug for Login {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_struct("Login").field("user", &String::from_utf8_lossy(&self.user)).finish_non_exhaustive()
-    }
-}
-
-impl Login {
-    /// A name of up to 16 bytes and a password of up to 20, without zero bytes: longer ones do not exist.
-    pub fn new(user: &str, password: &str) -> Result<Self, LoginError> {
-        let fits = |text: &str, most: usize| text.len() <= most && !text.bytes().any(|byte| byte == 0);
-        if !fits(user, USER_MAX) {
-            return Err(LoginError::BadName);
-        }
-        if !fits(password, PASSWORD_MAX) {
-            return Err(LoginError::BadPassword);
-        }
-        Ok(Self { user: user.into(), password: password.into() })
-    }
-}
-
-/// Why a BMC does not let us in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum LoginError {
-    /// Longer than IPMI has them.
-    #[error("the user's name is longer than {USER_MAX} bytes")]
-    BadName,
-    /// Longer than IPMI has them.
-    #[error("the password is longer than {PASSWORD_MAX} bytes")]
-    BadPassword,
-    /// It does not know the name, or the user may not use this channel.
-    #[error("it has no such user, or the user is disabled on its network channel")]
-    UnknownUser,
-    /// It has another password for the user.
-    #[error("the password is wrong")]
-    WrongPassword,
-    /// Neither suite.
-    #[error("it has neither cipher suite 17 nor 3 enabled: allow one of them in its settings")]
-    NoSuite,
-    /// The user may not switch machines.
-    #[error("the user has neither administrator's nor operator's rights on its network channel")]
-    Privilege,
-    /// Too many sessions.
-    #[error("it has no room for another session: close some, or restart the BMC")]
-    NoRoom,
-    /// A second key is demanded.
-    #[error("it demands a BMC key (Kg), which is not supported: clear it")]
-    BmcKey,
-    /// Too old.
-    #[error("it speaks only IPMI 1.5: its network interface is not safe to use")]
-    TooOld,
-    /// Another status (table 13-15).
-    #[error("it refuses the session with status {0:#04x}")]
-    Other(u8),
-}
-
-impl LoginError {
-    fn of(status: u8) -> Self {
-        match status {
-            0x01 | 0x0b => Self::NoRoom,
-            0x04 | 0x05 | 0x10 | 0x11 => Self::NoSuite,
-            0x09 | 0x0a => Self::Privilege,
-            0x0d => Self::UnknownUser,
-            0x0f => Self::WrongPassword,
-            other => Self::Other(other),
-        }
-    }
-}
 
 /// The session is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -144,22 +62,6 @@ pub enum Event {
     },
     /// The session is over.
     Failed(SessionError),
-}
-
-/// Highest rights that a session asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Role {
-    Administrator,
-    Operator,
-}
-
-impl Role {
-    fn number(self) -> u8 {
-        match self {
-            Self::Administrator => 4,
-            Self::Operator => 3,
-        }
-    }
 }
 
 #[derive(Clone, Debug)]
@@ -209,9 +111,7 @@ pub struct Session {
     nonce: [u8; 16],
     keys: Option<Keys>,
     sent: u32,
-    /// Newest sequence number, and which of those before it came: bit 0 is the newest.
-    newest: u32,
-    seen: u32,
+    came: Window,
     waiting: Option<Waiting>,
     transmit: VecDeque<Vec<u8>>,
     events: VecDeque<Event>,
@@ -245,8 +145,7 @@ impl Session {
             nonce: [0; 16],
             keys: None,
             sent: 0,
-            newest: 0,
-            seen: 0,
+            came: Window::default(),
             waiting: None,
             transmit: VecDeque::new(),
             events: VecDeque::new(),
@@ -391,111 +290,6 @@ impl Session {
         Some(())
     }
 
-    /// Capabilities: completion, channel, kinds of authentication, status, extended ones, ..
-    fn probed(&mut self, now: Instant, data: &[u8]) {
-        if let [0, _, kinds, status, extended, ..] = data {
-            let (has_extended, has_2_0, demands_key) =
-                (kinds & 0x80 != 0, extended & 0x02 != 0, status & 0x20 != 0);
-            if !has_extended || !has_2_0 {
-                return self.fail(LoginError::TooOld.into());
-            }
-            if demands_key {
-                return self.fail(LoginError::BmcKey.into());
-            }
-        }
-        // Who does not tell may still let us in.
-        self.open(now);
-    }
-
-    fn open(&mut self, now: Instant) {
-        let mut id = [0; 4];
-        (self.random)(&mut id);
-        // Zero means no session.
-        self.console = u32::from_le_bytes(id).max(1);
-        self.tag = self.tag.wrapping_add(1);
-        let data = packet::open_request(self.tag, self.role.number(), self.console, self.suite);
-        self.state = State::Opening;
-        let sent = Sent::Plain(packet::emit_open(Payload::OpenRequest, &data));
-        let waits: &'static [Duration] = match self.suite {
-            Suite::Sha256 => std::slice::from_ref(&UNKNOWN_SUITE_WAIT),
-            Suite::Sha1 => &LOGIN_WAITS,
-        };
-        self.send(now, "Open Session", sent, waits);
-    }
-
-    fn opened(&mut self, now: Instant, response: &OpenResponse) {
-        let wanted = [self.suite.authentication(), self.suite.integrity(), self.suite.confidentiality()];
-        let error = match response.status {
-            0 if response.algorithms == wanted && response.managed != 0 => None,
-            // It chose something else, or nothing.
-            0 => Some(LoginError::NoSuite),
-            // "Illegal parameter" is what some say to a suite that they do not know.
-            0x12 => Some(LoginError::NoSuite),
-            status => Some(LoginError::of(status)),
-        };
-        match error {
-            None => self.prove(now, response.managed),
-            Some(LoginError::NoSuite) if self.suite == Suite::Sha256 => {
-                self.suite = Suite::Sha1;
-                self.open(now);
-            }
-            Some(LoginError::Privilege) if self.role == Role::Administrator => self.step_down(now),
-            Some(error) => self.fail(error.into()),
-        }
-    }
-
-    fn prove(&mut self, now: Instant, managed: u32) {
-        self.managed = managed;
-        (self.random)(&mut self.nonce);
-        self.tag = self.tag.wrapping_add(1);
-        let data = packet::rakp1(self.tag, managed, &self.nonce, self.role_byte(), &self.login.user);
-        self.state = State::Proving;
-        self.send(now, "RAKP 1", Sent::Plain(packet::emit_open(Payload::Rakp1, &data)), &LOGIN_WAITS);
-    }
-
-    fn proved(&mut self, now: Instant, response: &Rakp2) {
-        match LoginError::of(response.status) {
-            _ if response.status == 0 => {}
-            LoginError::Privilege if self.role == Role::Administrator => return self.step_down(now),
-            error => return self.fail(error.into()),
-        }
-        let (console, managed) = (self.console.to_le_bytes(), self.managed.to_le_bytes());
-        let who = [&[self.role_byte(), self.login.user.len() as u8], &self.login.user[..]].concat();
-        let hmac = |key: &[u8], parts: &[&[u8]]| self.suite.hmac(key, parts);
-        let password = &self.login.password;
-        let proof =
-            hmac(password, &[&console, &managed, &self.nonce, &response.random, &response.guid, &who]);
-        if !same(&proof, &response.code) {
-            return self.fail(LoginError::WrongPassword.into());
-        }
-        let ours = hmac(password, &[&response.random, &console, &who]);
-        let sik = hmac(password, &[&self.nonce, &response.random, &who]);
-        let mut expected = hmac(&sik, &[&self.nonce, &managed, &response.guid]);
-        expected.truncate(self.suite.code_length());
-        self.tag = self.tag.wrapping_add(1);
-        let data = packet::rakp3(self.tag, self.managed, &ours);
-        self.state = State::Keying { expected, keys: Box::new(Keys::new(self.suite, &sik)) };
-        self.send(now, "RAKP 3", Sent::Plain(packet::emit_open(Payload::Rakp3, &data)), &LOGIN_WAITS);
-    }
-
-    fn keyed(&mut self, now: Instant, response: &Rakp4, expected: &[u8], keys: Keys) {
-        if response.status != 0 {
-            return self.fail(LoginError::of(response.status).into());
-        }
-        if !same(expected, &response.code) {
-            return self.fail(LoginError::WrongPassword.into());
-        }
-        self.keys = Some(keys);
-        let message = self.message(APP, SET_PRIVILEGE, vec![self.role.number()]);
-        self.state = State::Raising;
-        self.send(now, "Set Session Privilege Level", Sent::Sealed(message), &WAITS);
-    }
-
-    fn step_down(&mut self, now: Instant) {
-        self.role = Role::Operator;
-        self.open(now);
-    }
-
     fn ready(&mut self, event: Event) {
         self.state = State::Ready;
         self.waiting = None;
@@ -509,15 +303,6 @@ impl Session {
         self.events.push_back(Event::Failed(error));
     }
 
-    fn role_byte(&self) -> u8 {
-        BY_NAME | self.role.number()
-    }
-
-    /// An answer while logging in names the request and our id; a refusal may leave the latter out.
-    fn is_for_us(&self, tag: u8, console: u32, status: u8) -> Option<()> {
-        (tag == self.tag && (console == self.console || (status != 0 && console == 0))).then_some(())
-    }
-
     /// The data of a response to the present request.
     fn answer(&self, bytes: &[u8], function: u8, command: u8) -> Option<Vec<u8>> {
         let message = Message::parse(bytes).ok()?;
@@ -527,27 +312,11 @@ impl Session {
     }
 
     fn sealed_answer(&mut self, packet: &packet::Packet) -> Option<Vec<u8>> {
-        if packet.session != self.console || !self.is_new(packet.sequence) {
+        if packet.session != self.console || !self.came.is_new(packet.sequence) {
             return None;
         }
         let Sent::Sealed(request) = &self.waiting.as_ref()?.sent else { return None };
         self.answer(&packet.data, request.function, request.command)
-    }
-
-    /// Takes note of a sequence number; false when it was there before or is too old to say.
-    fn is_new(&mut self, sequence: u32) -> bool {
-        if sequence > self.newest {
-            let ahead = sequence - self.newest;
-            self.seen = if ahead < REPLAY_WINDOW { self.seen << ahead | 1 } else { 1 };
-            self.newest = sequence;
-            return true;
-        }
-        let behind = self.newest - sequence;
-        if sequence == 0 || behind >= REPLAY_WINDOW || self.seen & (1 << behind) != 0 {
-            return false;
-        }
-        self.seen |= 1 << behind;
-        true
     }
 
     /// A request with the next number.
