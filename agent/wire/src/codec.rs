@@ -10,7 +10,7 @@ use tonic::codec::{BufferSettings, Codec};
 use tonic_prost::ProstCodec;
 
 /// Where buffers begin; they grow with what they hold. Most messages here are shorter.
-const BUFFER: usize = 512;
+pub(crate) const BUFFER: usize = 512;
 /// Bytes that are gathered before they are sent on, as with tonic's own codec.
 const GATHERED: usize = 32 << 10;
 

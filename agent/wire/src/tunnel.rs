@@ -22,6 +22,7 @@ mod channel;
 mod driver;
 mod flow;
 mod grpc;
+mod pieces;
 mod serve;
 mod service;
 
@@ -72,7 +73,7 @@ pub struct Limits {
 
 impl Limits {
     /// What the appliance takes from a machine that is not trusted: 1,000 tunnels that all stop within answers
-    /// cost less than 64 MiB (`omni-link/tests/stuck.rs`). The longest answer of an agent, a disk's record, is
+    /// cost less than 64 MB (`omni-link/tests/stuck.rs`). The longest answer of an agent, a disk's record, is
     /// below 2 KiB; the longest headers, the report of a wipe, are made to fit; a dozen calls at the same time
     /// are more than a machine is ever asked.
     pub const APPLIANCE: Self =

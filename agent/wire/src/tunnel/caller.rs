@@ -83,7 +83,8 @@ pub struct Caller {
     /// Revision and the callee's window, once known.
     ready: Option<(i32, u32)>,
     closed: Option<Outcome>,
-    calls: BTreeMap<i64, Call>,
+    /// Boxed: a tree begins with room for eleven, and a machine is seldom asked two things at once.
+    calls: BTreeMap<i64, Box<Call>>,
     /// Round robin of calls that may have something to send.
     order: VecDeque<i64>,
     last: i64,
@@ -127,14 +128,14 @@ impl Caller {
         let id = self.last;
         self.calls.insert(
             id,
-            Call {
+            Box::new(Call {
                 inbox: Inbox::new(own_window, self.limits.max_message),
                 outbox: Outbox::new(own_window.map(|_| window)),
                 headers: None,
                 had_headers: false,
                 half_close: HalfClose::No,
                 over: None,
-            },
+            }),
         );
         self.order.push_back(id);
         let window = own_window.unwrap_or_default();

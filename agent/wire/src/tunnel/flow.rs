@@ -64,7 +64,8 @@ impl Inbox {
         self.spend(data.len())?;
         match data.len() {
             length if length > size => return Err(broken("more data than the message has")),
-            length if length == size => self.push(data)?,
+            // Copied: a part of what came at once would keep all of it.
+            length if length == size => self.push(Bytes::copy_from_slice(&data))?,
             _ => {
                 // No more than a chunk up front: only what was sent costs memory.
                 let mut partial = BytesMut::with_capacity(size.min(CHUNK).max(data.len()));

@@ -1,5 +1,6 @@
 //! The appliance's end: takes tunnels and hands their channels to whoever decides about machines.
 
+use std::convert::Infallible;
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -8,12 +9,17 @@ use std::sync::Arc;
 use futures_util::{Stream, StreamExt};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::body::Body;
 use tonic::metadata::{MetadataMap, MetadataValue};
+use tonic::server::NamedService;
+use tonic::service::LayerExt;
 use tonic::{Request, Response, Status, Streaming};
+use tower::util::MapRequestLayer;
 
 use super::caller::Caller;
 use super::driver::{LINK_QUEUE, Shared};
 use super::frame::TUNNEL;
+use super::pieces::Pieces;
 use super::{
     FINGERPRINT_HEADER, Frame, Limits, MACHINE_ID_HEADER, NEGOTIATE_HEADER, NEGOTIATE_ON, Outcome,
     SETTINGS_TIMEOUT, TunnelChannel,
@@ -82,9 +88,21 @@ impl<H: TunnelHandler> TunnelService<H> {
     }
 
     /// For `tonic::service::Routes::add_service`.
-    pub fn into_server(self) -> TunnelServiceServer<Self> {
+    pub fn into_server(
+        self,
+    ) -> impl tower::Service<
+        http::Request<Body>,
+        Response = http::Response<Body>,
+        Error = Infallible,
+        Future: Send + 'static,
+    > + NamedService
+    + Clone
+    + Send
+    + Sync
+    + 'static {
         let max_frame = self.limits.max_frame();
-        TunnelServiceServer::new(self).max_decoding_message_size(max_frame)
+        let server = TunnelServiceServer::new(self).max_decoding_message_size(max_frame);
+        MapRequestLayer::new(|request: http::Request<Body>| request.map(Pieces::new)).named_layer(server)
     }
 }
 
@@ -159,13 +177,14 @@ async fn run<H: TunnelHandler>(
     let channel = opened.channel.clone();
     let inbound = inbound.map(|item| item.map(Frame::from_callee));
     let drive = shared.drive(inbound, outbound.clone(), |id, frame| Ok(frame.into_caller(id)), |_| {});
-    let admit = async {
+    // Boxed, so that it is gone once the machine is in.
+    let admit = Box::pin(async {
         let admitted = admit(&*handler, &shared, opened).await;
         if let Err(status) = &admitted {
             shared.stop(Outcome::error(tonic::Code::Unavailable, status.message()));
         }
         admitted
-    };
+    });
     let (outcome, admitted) = tokio::join!(drive, admit);
     let reason = if outcome.code == 0 { "closed by the machine" } else { &outcome.message };
     let last = match admitted {

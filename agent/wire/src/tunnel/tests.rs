@@ -38,6 +38,16 @@ fn message(size: usize) -> Frame {
 }
 
 #[test]
+fn an_unread_message_keeps_nothing_of_what_came_with_it() {
+    let came = Bytes::from(vec![7; 9_000]);
+    let mut caller = ready_caller();
+    let id = caller.open("/a.B/C", vec![]).unwrap();
+    caller.handle_frame(id, Frame::Message { size: 1, data: came.slice(..1) }).unwrap();
+    assert!(came.is_unique(), "9,000 bytes are kept for one");
+    assert_eq!(caller.recv(id), Received::Message(Bytes::from_static(&[7])));
+}
+
+#[test]
 fn no_call_begins_before_the_settings() {
     let mut caller = Caller::new(LIMITS, true);
     assert_eq!(caller.open("/a.B/C", vec![]), Err(OpenError::NotReady));

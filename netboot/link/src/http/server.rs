@@ -20,7 +20,7 @@ use hyper_util::server::conn::auto::Builder;
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio_rustls::server::TlsStream;
 use tokio_util::either::Either;
@@ -77,11 +77,13 @@ pub async fn serve(listener: TcpListener, service: impl Into<Service>, shutdown:
         };
         match accepted {
             Ok((stream, peer)) => {
-                let connection = connection(stream, peer, service.clone(), slots.clone(), shutdown.clone());
-                connections.spawn(async move {
-                    connection.await;
-                    drop(slot);
-                });
+                connections.spawn(connection(
+                    (stream, slot),
+                    peer,
+                    service.clone(),
+                    slots.clone(),
+                    shutdown.clone(),
+                ));
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection");
@@ -97,8 +99,9 @@ pub async fn serve(listener: TcpListener, service: impl Into<Service>, shutdown:
     }
 }
 
+/// One connection; the slot is its own until it ends.
 async fn connection(
-    stream: TcpStream,
+    (stream, _slot): (TcpStream, OwnedSemaphorePermit),
     peer: SocketAddr,
     service: Service,
     slots: Arc<Semaphore>,
