@@ -93,7 +93,8 @@ fn tls(certificate: Certificate) -> Result<rustls::ServerConfig, rustls::Error> 
     Ok(tls)
 }
 
-fn routes<S: Source>(machine: Arc<S>, meta: Meta) -> Routes {
+/// The API's services, without TLS and limits of their own.
+pub fn routes<S: Source>(machine: Arc<S>, meta: Meta) -> Routes {
     let source = Arc::new(WithMeta { machine, meta: meta.clone() });
     let registry = Arc::new(Registry::new(source));
     let services = Services { registry: registry.clone(), meta };

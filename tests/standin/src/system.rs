@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! from the network, with an installer:     join → install on the first disk → tell it → reboot
-//! from the network, without an installer:  join → stay
+//! from the network, without an installer:  join → stay, with Talos' metal agent where the image has it
 //! from the disk:                           join with the same token → tell it → stay
 //! ```
 
@@ -26,7 +26,7 @@ use hyper::Uri;
 use tokio::sync::mpsc;
 
 use crate::state::State;
-use crate::{events, install};
+use crate::{events, install, metal_agent};
 
 /// How often an event is sent before everything is begun again.
 const PUBLISH_ATTEMPTS: u32 = 10;
@@ -109,7 +109,7 @@ pub async fn run() -> Result<(), Infallible> {
     let life = async {
         let Some(first) = addresses.recv().await else { return };
         let mut backoff = Backoff::new(seed);
-        let _up = loop {
+        let up = loop {
             match live(kernel, &first).await {
                 Ok(Then::Reboot) => machine::reboot_now(),
                 Ok(Then::Stay(up)) => break up,
@@ -120,8 +120,14 @@ pub async fn run() -> Result<(), Infallible> {
                 }
             }
         };
+        let metal_agent = async {
+            if let Err(error) = metal_agent::run(up.as_deref()).await {
+                say!("metal agent: {error:#}");
+            }
+        };
         // Later addresses need no act, but somebody has to listen.
-        while addresses.recv().await.is_some() {}
+        let later = async { while addresses.recv().await.is_some() {} };
+        tokio::join!(metal_agent, later);
     };
     // Nothing is lost by dropping the network: the kernel keeps the address for the moment before the reboot.
     tokio::select! {
