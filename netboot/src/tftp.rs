@@ -19,7 +19,7 @@ mod session;
 pub use client::{Client, ClientError, Wanted};
 pub use name::{MAX_NAME, NameError, clean_name};
 pub use packet::{ErrorCode, Mode, Options, Packet, ParseError, Request};
-pub use server::{Burst, Counters, Event, FailReason, Files, Limits, Server};
+pub use server::{Burst, Counters, Event, FailReason, Files, Limits, Part, Server};
 
 /// The largest block offered: an Ethernet MTU of 1500 less 20 of IPv4, 8 of UDP and 4 of TFTP. More would be
 /// sent as IP fragments, which PXE ROMs often cannot put together.

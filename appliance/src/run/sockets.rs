@@ -1,15 +1,21 @@
 //! Everything that is bound before anything runs.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use anyhow::Context;
 use netboot_link::{dhcp, raw, tftp};
-use tokio::net::{TcpListener, UdpSocket, UnixListener};
+use tokio::net::{TcpListener, TcpSocket, UdpSocket, UnixListener};
 
 use super::networks::Network;
 use crate::config::Config;
 use crate::operator;
+
+/// Connections that the kernel keeps until they are taken: a thousand machines connect at the same moment, and whoever
+/// finds no room tries again a second later. The usual 128 hold a rack or two; the kernel cuts it to
+/// `net.core.somaxconn`.
+const BACKLOG: u32 = 4096;
 
 pub(super) struct Sockets {
     pub(super) operator: UnixListener,
@@ -62,8 +68,6 @@ struct RawPlace<'a> {
 
 impl Sockets {
     pub(super) async fn bind(config: &Config, networks: Vec<Network>) -> anyhow::Result<Self> {
-        let operator = operator::bind(&config.socket())
-            .with_context(|| format!("cannot take the operator socket {}", config.socket().display()))?;
         let mut stacks = Vec::new();
         let mut raw = BTreeMap::new();
         for (interface, members) in raw_interfaces(&networks) {
@@ -76,19 +80,21 @@ impl Sockets {
         }
         let place =
             |at: usize| raw.get(&at).map(|(stack, index)| RawPlace { stack: &stacks[*stack], index: *index });
-        let hub = match config.omni {
-            Some(_) => None,
-            None => {
-                let raw: Vec<_> = (0..networks.len()).filter_map(place).collect();
-                let kernel = networks.iter().any(|network| network.raw.is_none());
-                Some(HubSockets::bind(config, &raw, kernel).await?)
-            }
-        };
         let tables = !config.netboot.interfaces.is_empty();
         let mut served = Vec::new();
         for (at, network) in networks.into_iter().enumerate() {
             served.push(NetworkSockets::bind(config, network, place(at), tables).await?);
         }
+        let hub = match config.omni {
+            Some(_) => None,
+            None => {
+                let raw: Vec<_> = (0..served.len()).filter_map(place).collect();
+                let kernel = served.iter().any(|served| served.network.raw.is_none());
+                Some(HubSockets::bind(config, &raw, kernel).await?)
+            }
+        };
+        let operator = operator::bind(&config.socket())
+            .with_context(|| format!("cannot take the operator socket {}", config.socket().display()))?;
         Ok(Self { operator, hub, boot: BootSockets { networks: served, stacks } })
     }
 }
@@ -164,7 +170,7 @@ impl NetworkSockets {
             .only_for(network.subnets(&config.netboot.routed));
         // Beyond a router the path may be narrower than the interface.
         let tftp = match network.interface.as_deref().filter(|_| config.netboot.routed.is_empty()) {
-            Some(interface) => tftp.with_mtu_of(interface),
+            Some(interface) => tftp.only_by(interface),
             None => tftp,
         };
         let ipv6 = super::dhcp::bind_ipv6(&network, port).await?;
@@ -181,17 +187,45 @@ fn raw_tcp(place: &RawPlace<'_>, port: u16) -> anyhow::Result<TcpListener> {
     TcpListener::from_std(listener).context("cannot use a socket of the raw stack")
 }
 
-/// A thousand machines may connect at the same moment.
 async fn udp(address: SocketAddr, what: &str) -> anyhow::Result<UdpSocket> {
     UdpSocket::bind(address).await.with_context(|| format!("cannot listen on udp {address} for {what}"))
 }
 
 async fn tcp(address: SocketAddr, what: &str) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address} for {what}"))
+    listen(address).with_context(|| format!("cannot listen on {address} for {what}"))
+}
+
+/// Listens for a rack.
+pub(super) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// The address that the appliance as a whole is known by: the configured one, or the first network's.
 pub(super) fn main_address(config: &Config, networks: &[Network]) -> anyhow::Result<Ipv4Addr> {
     let first = networks.first().map(|network| network.address);
     config.api.advertise.or(first).context("no network is served")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::net::TcpStream;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_rack_that_connects_at_once_has_room() {
+        let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut streams = Vec::new();
+        // More than the usual 128, of which nobody takes one.
+        for count in 0..300 {
+            let connect = tokio::time::timeout(Duration::from_secs(30), TcpStream::connect(address));
+            streams.push(connect.await.unwrap_or_else(|_| panic!("no room after {count}")).unwrap());
+        }
+    }
 }

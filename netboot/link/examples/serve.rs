@@ -1,5 +1,5 @@
 //! The boot path alone on one network, to measure it or to try it:
-//! `serve <interface> <address>/<prefix> raw|taps|kernel <directory>` serves the directory's files under `/assets/` by
+//! `serve <interface> <address>/<prefix> raw|taps|kernel|plain <directory>` serves the directory's files under `/assets/` by
 //! HTTP on port 50042, and those of a loader's size by TFTP. `taps` is the raw stack without a macvlan.
 
 use std::net::IpAddr;
@@ -51,7 +51,7 @@ fn loaders(directory: &str) -> std::io::Result<Vec<(String, Vec<u8>)>> {
 async fn main() -> Result<(), Error> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [interface, network, stack, directory] = &arguments[..] else {
-        return Err("serve <interface> <address>/<prefix> raw|taps|kernel <directory>".into());
+        return Err("serve <interface> <address>/<prefix> raw|taps|kernel|plain <directory>".into());
     };
     let (address, prefix) = network.split_once('/').ok_or("write <address>/<prefix>")?;
     let network = Network::new(address.parse()?, prefix.parse()?).ok_or("no network")?;
@@ -69,7 +69,9 @@ async fn main() -> Result<(), Error> {
         sockets
     } else {
         let address = network.address();
-        (TcpListener::bind((address, 50_042)).await?, tftp::bind((address, 69).into())?)
+        let socket = tftp::bind((address, 69).into())?;
+        let socket = if stack == "plain" { socket } else { socket.only_by(interface) };
+        (TcpListener::bind((address, 50_042)).await?, socket)
     };
     let service = Service::new(HttpConfig {
         policy: Arc::new(Disk),

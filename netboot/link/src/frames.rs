@@ -52,7 +52,7 @@ const TAGGED: u16 = 0x8100;
 const RECEIVE_BUFFER: usize = 1 << 20;
 
 /// Frames on their way to the card: some ten of the longest, so that it does not run dry between two batches.
-const SEND_BUFFER: usize = 1 << 20;
+pub(crate) const SEND_BUFFER: usize = 1 << 20;
 
 /// A VLAN, 1 to 4094.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -186,7 +186,7 @@ impl FrameSocket {
     }
 }
 
-fn interface_mac(interface: &str) -> Option<Mac> {
+pub(crate) fn interface_mac(interface: &str) -> Option<Mac> {
     let mut addresses = getifaddrs().ok()?.filter(|address| address.interface_name == interface);
     addresses
         .find_map(|address| address.address?.as_link_addr()?.addr())

@@ -38,13 +38,23 @@ impl PacketSocket {
         Ok(socket)
     }
 
+    /// Opens a non-blocking socket that sees nothing and only sends, frames with a `virtio_net_hdr` in front.
+    pub(crate) fn open_sending(interface: u32) -> io::Result<Self> {
+        let socket = Self::new(&[])?;
+        set_option(&socket.0, libc::SOL_PACKET, libc::PACKET_VNET_HDR, &1_i32)?;
+        socket.bind(interface, 0)?;
+        Ok(socket)
+    }
+
     fn new(filter: &[Instruction]) -> io::Result<Self> {
         let kind = libc::SOCK_RAW | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
         // SAFETY: no pointers; the result is checked. Protocol 0 receives nothing until bind.
         let fd = checked(unsafe { libc::socket(libc::AF_PACKET, kind, 0) })?;
         // SAFETY: the descriptor is new and owned by nothing else.
         let socket = Self(unsafe { OwnedFd::from_raw_fd(fd) });
-        attach_filter(&socket.0, filter)?;
+        if !filter.is_empty() {
+            attach_filter(&socket.0, filter)?;
+        }
         // Old kernels do not know it; a batch tells such frames apart as well.
         let _ = set_option(&socket.0, libc::SOL_PACKET, PACKET_IGNORE_OUTGOING, &1_i32);
         Ok(socket)

@@ -4,6 +4,7 @@
 //! The thread waits in the receiving call itself: block by block, a transfer is one datagram in and one out, and a
 //! third call that only asks whether there is something (and the runtime behind it) is a tenth of the whole cost.
 
+mod direct;
 mod outbox;
 
 use std::io;
@@ -23,6 +24,7 @@ use thiserror::Error;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
+use self::direct::Direct;
 use self::outbox::Outbox;
 use crate::clock::{Clock, unix_ms};
 use crate::sys::batch::{BATCH, FEW, ReceiveBatch};
@@ -70,6 +72,7 @@ pub struct TftpSocket {
     local: SocketAddr,
     limits: Limits,
     subnets: Vec<Subnet>,
+    direct: Option<Direct>,
 }
 
 impl TftpSocket {
@@ -79,17 +82,28 @@ impl TftpSocket {
         self.local
     }
 
-    /// The same with blocks as large as an interface carries them, which is to be the only way to the clients. The
-    /// usual ones when it cannot be asked.
+    /// The same when an interface is the only way to the clients: blocks as large as it carries them, and the short
+    /// way ([`direct`]) for those that go alone. Whatever of it cannot be had stays as it was.
     #[must_use]
-    pub fn with_mtu_of(self, interface: &str) -> Self {
-        match Interface::named(interface).and_then(|interface| interface.mtu()) {
+    pub fn only_by(self, interface: &str) -> Self {
+        let this = match Interface::named(interface).and_then(|interface| interface.mtu()) {
             Ok(mtu) => self.with_mtu(mtu),
             Err(error) => {
                 tracing::debug!(interface, %error, "the MTU is not known");
                 self
             }
+        };
+        this.with_frames_of(interface)
+    }
+
+    /// The interface is of the calling thread's network namespace, as the socket is.
+    pub(crate) fn with_frames_of(self, interface: &str) -> Self {
+        let SocketAddr::V4(from) = self.local else { return self };
+        let direct = Direct::open(interface, from);
+        if let Err(error) = &direct {
+            tracing::debug!(interface, %error, "blocks go by the kernel alone");
         }
+        Self { direct: direct.ok(), ..self }
     }
 
     pub(crate) fn with_mtu(self, mtu: u16) -> Self {
@@ -131,7 +145,7 @@ pub fn bind(address: SocketAddr) -> Result<TftpSocket, TftpError> {
         let _ = setsockopt(&socket.as_fd(), sockopt::SndBuf, &SEND_BUFFER);
     }
     let local = socket.local_addr().map_err(failed)?;
-    Ok(TftpSocket { socket, local, limits: Limits::default(), subnets: Vec::new() })
+    Ok(TftpSocket { socket, local, limits: Limits::default(), subnets: Vec::new(), direct: None })
 }
 
 /// Serves the files until `shutdown`, or until it is dropped.
@@ -145,11 +159,13 @@ pub async fn run(
     sink: Sink,
     shutdown: CancellationToken,
 ) -> Result<(), TftpError> {
+    let mut socket = socket;
+    let outbox = Outbox::new(socket.direct.take());
     let stop = Stop { socket: Arc::new(socket), stop: Arc::default() };
     let (end, ended) = oneshot::channel::<()>();
     let (socket, stopped, span) = (stop.socket.clone(), stop.stop.clone(), tracing::Span::current());
     let serve = move || {
-        span.in_scope(|| serve(&socket, &files, &sink, &stopped));
+        span.in_scope(|| serve(&socket, outbox, &files, &sink, &stopped));
         drop((socket, end));
     };
     let thread = thread::Builder::new().name("tftp".into()).spawn(serve).map_err(TftpError::Thread)?;
@@ -186,12 +202,11 @@ impl Drop for Stop {
     }
 }
 
-fn serve(socket: &TftpSocket, files: &BootFiles, sink: &Sink, stop: &AtomicBool) {
+fn serve(socket: &TftpSocket, mut outbox: Outbox, files: &BootFiles, sink: &Sink, stop: &AtomicBool) {
     let TftpSocket { socket, limits, subnets, .. } = socket;
     let clock = Clock::start();
     let mut server = Server::new(*limits);
     let mut inbox = ReceiveBatch::new(BATCH, DATAGRAM);
-    let mut outbox = Outbox::new();
     let (mut foreign, mut ticking, mut most) = (Foreign::default(), false, FEW);
     while !stop.load(Ordering::Relaxed) {
         if ticking != server.poll_timeout().is_some() {
@@ -214,12 +229,13 @@ fn serve(socket: &TftpSocket, files: &BootFiles, sink: &Sink, stop: &AtomicBool)
         if server.poll_timeout().is_some_and(|due| due <= now) {
             server.handle_timeout(now);
         }
-        outbox.send(socket, &mut server);
+        outbox.send(now, socket, &mut server);
         while let Some(event) = server.poll_event() {
             sink(journaled(event));
         }
     }
-    tracing::info!(counters = ?server.counters(), foreign = foreign.count, "TFTP ends");
+    let (counters, foreign, direct) = (server.counters(), foreign.count, outbox.direct());
+    tracing::info!(?counters, foreign, direct, "TFTP ends");
 }
 
 /// Who asked from elsewhere.

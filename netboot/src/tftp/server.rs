@@ -72,6 +72,19 @@ pub struct Burst {
     pub segment: usize,
     /// How many there are: 1 to [`BURST_DATAGRAMS`], together at most [`BURST_BYTES`](super::BURST_BYTES).
     pub datagrams: usize,
+    /// What it is to its transfer.
+    pub part: Part,
+}
+
+/// What a [`Burst`] is to its transfer: a driver with more than one way to a client chooses by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The next block of a transfer block by block: the client has everything before it, and it was not sent yet.
+    Next,
+    /// Sent once already: the client, or the way to it, lost it.
+    Again,
+    /// Anything else: options, windows, errors.
+    Other,
 }
 
 /// What happened, for the journal. A size probe (options agreed, then ended by the client) leaves no event.
@@ -269,11 +282,12 @@ impl Server {
         out.clear();
         if let Some((peer, code, message)) = self.refusals.pop_front() {
             Packet::Error { code, message }.emit_into(out);
-            return Some(Burst { peer, segment: out.len(), datagrams: 1 });
+            return Some(Burst { peer, segment: out.len(), datagrams: 1, part: Part::Other });
         }
         while let Some(peer) = self.senders.pop_front() {
             let Some(session) = self.sessions.get_mut(&peer) else { continue };
             session.queued = false;
+            let part = session.part();
             let (segment, datagrams) = session.emit(out, most);
             if datagrams == 0 {
                 continue;
@@ -282,7 +296,7 @@ impl Server {
                 self.counters.bytes_sent += out.len().saturating_sub(DATA_HEADER * datagrams) as u64;
             }
             queue(&mut self.senders, peer, session);
-            return Some(Burst { peer, segment, datagrams });
+            return Some(Burst { peer, segment, datagrams, part });
         }
         None
     }

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use super::packet::{Options, Packet};
 use super::rtt::Rtt;
-use super::server::Limits;
+use super::server::{Limits, Part};
 use super::{BURST_BYTES, DATA_HEADER, DEFAULT_BLOCK_SIZE, MIN_BLOCK_SIZE};
 use crate::Time;
 
@@ -137,6 +137,15 @@ impl Session {
             State::Sending { acked, next, .. } => {
                 next <= self.total() && next <= acked + u64::from(self.window)
             }
+        }
+    }
+
+    /// What would be sent now is to the transfer.
+    pub(super) fn part(&self) -> Part {
+        match self.state {
+            _ if self.resent => Part::Again,
+            State::Sending { .. } if self.window == 1 => Part::Next,
+            State::Sending { .. } | State::Negotiating { .. } => Part::Other,
         }
     }
 

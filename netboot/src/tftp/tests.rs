@@ -413,7 +413,7 @@ fn a_burst_is_the_whole_window_cut_into_equal_segments() {
     bench.hear(1, &Packet::Ack { block: 0 }.emit());
     let mut out = vec![7; 3];
     let burst = bench.server.poll_burst(&mut out).unwrap();
-    assert_eq!(burst, Burst { peer: client(2000), segment: 12, datagrams: 8 });
+    assert_eq!(burst, Burst { peer: client(2000), segment: 12, datagrams: 8, part: Part::Other });
     let blocks: Vec<String> = out.chunks(burst.segment).map(say).collect();
     assert_eq!(blocks, (1..=8).map(|block| format!("data {block} 8")).collect::<Vec<_>>());
     assert_eq!(bench.server.poll_burst(&mut out), None);
@@ -421,6 +421,32 @@ fn a_burst_is_the_whole_window_cut_into_equal_segments() {
     let burst = bench.server.poll_burst(&mut out).unwrap();
     assert_eq!((burst.datagrams, out.len()), (5, 4 * 12 + 4 + 4), "the last block is short");
     assert_eq!(bench.server.counters().bytes_sent, 100);
+}
+
+#[test]
+fn a_burst_says_what_it_is_to_its_transfer() {
+    let parts = |bench: &mut Bench| -> Vec<Part> {
+        std::iter::from_fn(|| bench.server.poll_burst(&mut Vec::new())).map(|burst| burst.part).collect()
+    };
+    // Block by block: the options, the first block, the same once more, the second one.
+    let mut bench = Bench::asked(30, window(1));
+    assert_eq!(parts(&mut bench), [Part::Other]);
+    bench.hear(1, &Packet::Ack { block: 0 }.emit());
+    assert_eq!(parts(&mut bench), [Part::Next]);
+    bench.server.handle_timeout(at(3_500));
+    assert_eq!(parts(&mut bench), [Part::Again]);
+    bench.hear(4_000, &Packet::Ack { block: 1 }.emit());
+    assert_eq!(parts(&mut bench), [Part::Next]);
+    // Windows, and the rest of one that was lost.
+    let mut bench = Bench::asked(100, window(4));
+    said(&mut bench.server);
+    bench.hear(1, &Packet::Ack { block: 0 }.emit());
+    assert_eq!(parts(&mut bench), [Part::Other]);
+    bench.hear(2, &Packet::Ack { block: 2 }.emit());
+    assert_eq!(parts(&mut bench), [Part::Again]);
+    // An error.
+    bench.hear(3, b"\0\x02f\0octet\0");
+    assert_eq!(parts(&mut bench), [Part::Other]);
 }
 
 #[test]

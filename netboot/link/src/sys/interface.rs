@@ -17,6 +17,9 @@ const TUN_F_USO: libc::c_uint = 0x20 | 0x40;
 const TUN_F_CSUM: libc::c_uint = 0x01;
 const TUN_F_TSO4: libc::c_uint = 0x02;
 
+/// `linux/if_arp.h`: the station is known.
+const ATF_COM: libc::c_int = 0x02;
+
 /// Makes a TAP whose frames have a `virtio_net_hdr` in front: long ones that were not cut yet, and checksums left to
 /// whoever sends them on. It is gone when the file is closed.
 pub(crate) fn tap(name: &str) -> io::Result<File> {
@@ -87,14 +90,7 @@ impl<'a> Interface<'a> {
     pub(crate) fn set_address(&self, address: Ipv4Addr, mask: Ipv4Addr) -> io::Result<()> {
         for (order, value) in [(libc::SIOCSIFADDR, address), (libc::SIOCSIFNETMASK, mask)] {
             let mut request = request(self.name)?;
-            // SAFETY: all zero is a valid sockaddr.
-            let mut place: libc::sockaddr = unsafe { zeroed() };
-            place.sa_family = libc::AF_INET as u16;
-            // As in sockaddr_in: the port, then the address.
-            for (to, from) in place.sa_data.iter_mut().skip(2).zip(value.octets()) {
-                *to = from.cast_signed();
-            }
-            request.ifr_ifru.ifru_addr = place;
+            request.ifr_ifru.ifru_addr = place(value);
             self.ioctl(order, &mut request)?;
         }
         Ok(())
@@ -122,6 +118,36 @@ impl<'a> Interface<'a> {
         checked(unsafe { libc::ioctl(self.socket.as_raw_fd(), order, std::ptr::from_mut(request)) })
             .map(|_| ())
     }
+}
+
+/// The station of an address, when the kernel knows it: on an interface of the network namespace of this socket.
+pub(crate) fn neighbour(socket: &UdpSocket, interface: &str, address: Ipv4Addr) -> Option<Mac> {
+    // SAFETY: all zero is a valid arpreq.
+    let mut request: libc::arpreq = unsafe { zeroed() };
+    if interface.len() >= request.arp_dev.len() {
+        return None;
+    }
+    for (to, from) in request.arp_dev.iter_mut().zip(interface.bytes()) {
+        *to = from.cast_signed();
+    }
+    request.arp_pa = place(address);
+    // SAFETY: `request` is an arpreq that outlives the call.
+    let asked = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGARP, &raw mut request) };
+    let known =
+        asked >= 0 && request.arp_flags & ATF_COM != 0 && request.arp_ha.sa_family == libc::ARPHRD_ETHER;
+    let mac = Mac(std::array::from_fn(|at| request.arp_ha.sa_data[at].cast_unsigned()));
+    Some(mac).filter(|mac| known && mac.is_unicast())
+}
+
+/// As a `sockaddr_in`: the port, then the address.
+fn place(address: Ipv4Addr) -> libc::sockaddr {
+    // SAFETY: all zero is a valid sockaddr.
+    let mut place: libc::sockaddr = unsafe { zeroed() };
+    place.sa_family = libc::AF_INET as u16;
+    for (to, from) in place.sa_data.iter_mut().skip(2).zip(address.octets()) {
+        *to = from.cast_signed();
+    }
+    place
 }
 
 fn request(name: &str) -> io::Result<libc::ifreq> {

@@ -4,15 +4,17 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::os::fd::AsFd;
 
-use netboot::tftp::{Burst, Server};
+use netboot::Time;
+use netboot::tftp::{Burst, Part, Server};
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use super::direct::Direct;
 use crate::sys::batch::{Outgoing, send_many};
 
 /// Bursts sent together, before the other direction has its turn: with the largest windows their buffers are
 /// 1 MiB.
-const BURSTS: usize = 16;
+pub(super) const BURSTS: usize = 16;
 /// How long a full queue of the card is waited for: longer, and what is in it is too late anyhow.
 const FULL_MS: u16 = 100;
 
@@ -22,13 +24,19 @@ pub(super) struct Outbox {
     /// Whether the kernel cuts bursts (`UDP_SEGMENT`). It does not for a card that computes no checksums.
     cuts: bool,
     more: bool,
+    direct: Option<Direct>,
 }
 
 impl Outbox {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(direct: Option<Direct>) -> Self {
         let nobody = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
-        let none = (Burst { peer: nobody, segment: 0, datagrams: 0 }, Vec::new());
-        Self { bursts: vec![none; BURSTS], cuts: true, more: false }
+        let none = (Burst { peer: nobody, segment: 0, datagrams: 0, part: Part::Other }, Vec::new());
+        Self { bursts: vec![none; BURSTS], cuts: true, more: false, direct }
+    }
+
+    /// Blocks that went the short way.
+    pub(super) fn direct(&self) -> u64 {
+        self.direct.as_ref().map_or(0, Direct::blocks)
     }
 
     /// Whether the server may have more to send than one batch.
@@ -37,7 +45,7 @@ impl Outbox {
     }
 
     /// Sends what the server has, one batch.
-    pub(super) fn send(&mut self, socket: &UdpSocket, server: &mut Server) {
+    pub(super) fn send(&mut self, now: Time, socket: &UdpSocket, server: &mut Server) {
         let mut count = 0;
         for (burst, bytes) in &mut self.bursts {
             let Some(next) = server.poll_burst(bytes) else { break };
@@ -45,6 +53,9 @@ impl Outbox {
             count += 1;
         }
         self.more = count == self.bursts.len();
+        if let Some(direct) = &mut self.direct {
+            count = direct.send(now, socket, &mut self.bursts[..count]);
+        }
         let mut at = 0;
         while at < count {
             let (mut messages, mut filled) = ([Outgoing::default(); BURSTS], 0);

@@ -136,7 +136,7 @@ async fn a_server_that_is_dropped_gives_its_port_back() {
 
 #[test]
 fn blocks_fit_the_interface() {
-    let socket = bind("127.0.0.1:0".parse().unwrap()).unwrap().with_mtu_of("no such interface");
+    let socket = bind("127.0.0.1:0".parse().unwrap()).unwrap().only_by("no such interface");
     assert_eq!(socket.limits.max_block_size, Limits::default().max_block_size);
     assert_eq!(socket.with_mtu(1400).limits.max_block_size, 1400 - 32);
 }

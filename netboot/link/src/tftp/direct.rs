@@ -1,0 +1,189 @@
+//! The short way to a client: blocks as frames to its station.
+//!
+//! What the kernel does for a datagram (route, neighbour, headers, hooks) is the same for each block of a transfer.
+//! Block by block, where each is a datagram of its own, that is a fifth of what the server pays. So a block goes out
+//! as a whole frame, by a packet socket, to the station that the kernel itself spoke with a moment ago.
+//!
+//! The kernel's way stays for everything else, and for everybody whom this one does not fit: options come first and by
+//! the kernel, which asks for the station; a client whose station it does not know is beyond a router; and after a
+//! block that was lost, for whatever reason, the client is left to the kernel for a while.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::time::Duration;
+
+use netboot::tftp::{Burst, Part};
+use netboot::{Mac, Time};
+use nix::net::if_::if_nametoindex;
+use nix::sys::socket::{setsockopt, sockopt};
+
+use super::outbox::BURSTS;
+use crate::frames::{CARD_HEADER, HEADER, SEND_BUFFER, interface_mac};
+use crate::sys::PacketSocket;
+use crate::sys::batch::{Outgoing, send_many};
+use crate::sys::interface::neighbour;
+
+/// How long a station is believed before the kernel is asked again: an address may go to another machine.
+const KNOWN: Duration = Duration::from_secs(2);
+/// As long, when the kernel did not know it: the next block may find it out, and whoever is beyond a router costs a
+/// question a millisecond at most.
+const UNKNOWN: Duration = Duration::from_millis(1);
+/// How long a client that lost a block is left to the kernel. Where frames do not pass (a translation of addresses on
+/// this host) that is one wait for the deadline in so many seconds.
+const LOST: Duration = Duration::from_secs(10);
+/// Addresses remembered: as many as there are transfers.
+const STATIONS: usize = 4096;
+
+const IP: usize = 20;
+const UDP: usize = 8;
+const HEADERS: usize = CARD_HEADER + HEADER + IP + UDP;
+/// `VIRTIO_NET_HDR_F_NEEDS_CSUM`: the card, or whoever is in its place, makes the checksum of UDP.
+const NEEDS_CHECKSUM: u8 = 1;
+
+#[derive(Clone, Copy, Debug)]
+struct Station {
+    /// Absent when it is to be left to the kernel.
+    mac: Option<Mac>,
+    until: Time,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Direct {
+    socket: PacketSocket,
+    interface: String,
+    own: Mac,
+    from: SocketAddrV4,
+    stations: HashMap<Ipv4Addr, Station>,
+    blocks: u64,
+}
+
+impl Direct {
+    /// On an Ethernet interface, from an address of it.
+    pub(super) fn open(interface: &str, from: SocketAddrV4) -> io::Result<Self> {
+        if from.ip().is_unspecified() {
+            return Err(io::Error::new(io::ErrorKind::AddrNotAvailable, "no address of its own"));
+        }
+        let own = interface_mac(interface).ok_or(io::ErrorKind::Unsupported)?;
+        let socket = PacketSocket::open_sending(if_nametoindex(interface)?)?;
+        // As in `frames`: neither is fatal.
+        if setsockopt(&socket, sockopt::SndBufForce, &SEND_BUFFER).is_err() {
+            let _ = setsockopt(&socket, sockopt::SndBuf, &SEND_BUFFER);
+        }
+        let interface = interface.to_owned();
+        Ok(Self { socket, interface, own, from, stations: HashMap::new(), blocks: 0 })
+    }
+
+    /// Blocks that went this way.
+    pub(super) fn blocks(&self) -> u64 {
+        self.blocks
+    }
+
+    /// Sends what it can of some bursts (at most [`BURSTS`]), and puts that behind the rest; how many are left, which
+    /// the kernel is to send.
+    pub(super) fn send(&mut self, now: Time, kernel: &UdpSocket, bursts: &mut [(Burst, Vec<u8>)]) -> usize {
+        let mut headers = [[0; HEADERS]; BURSTS];
+        let (mut left, mut end) = (0, bursts.len());
+        while left < end {
+            match self.station(now, kernel, &bursts[left].0) {
+                Some(mac) => {
+                    end -= 1;
+                    let (burst, bytes) = &bursts[left];
+                    headers[end] = headers_of(self.own, mac, self.from, burst.peer, bytes.len());
+                    bursts.swap(left, end);
+                }
+                None => left += 1,
+            }
+        }
+        let mut messages = [Outgoing::default(); BURSTS];
+        for ((message, header), (_, bytes)) in messages.iter_mut().zip(&headers).zip(&*bursts).skip(left) {
+            message.parts = [header, bytes, &[], &[]];
+        }
+        // From the last one down: what does not go is then next to the rest.
+        let frames = &mut messages[left..bursts.len()];
+        frames.reverse();
+        let mut sent = 0;
+        while sent < frames.len() {
+            match send_many(&self.socket, &frames[sent..]) {
+                Ok(count) => sent += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // The queue is full, or the interface is not what it was: the kernel knows what to do.
+                Err(error) => {
+                    tracing::debug!(%error, "cannot send frames");
+                    break;
+                }
+            }
+        }
+        self.blocks += sent as u64;
+        bursts.len() - sent
+    }
+
+    /// Where a burst can go this way.
+    fn station(&mut self, now: Time, kernel: &UdpSocket, burst: &Burst) -> Option<Mac> {
+        let address = *burst.peer.ip();
+        let station = match burst.part {
+            Part::Other => return None,
+            Part::Again => Station { mac: None, until: now + LOST },
+            Part::Next => {
+                if let Some(station) = self.stations.get(&address).filter(|station| now < station.until) {
+                    return station.mac;
+                }
+                let mac = neighbour(kernel, &self.interface, address);
+                Station { mac, until: now + if mac.is_some() { KNOWN } else { UNKNOWN } }
+            }
+        };
+        if self.stations.len() >= STATIONS {
+            // Forgetting costs a question each.
+            self.stations.clear();
+        }
+        self.stations.insert(address, station);
+        station.mac
+    }
+}
+
+/// Everything before the payload of a frame.
+fn headers_of(own: Mac, station: Mac, from: SocketAddrV4, to: SocketAddrV4, payload: usize) -> [u8; HEADERS] {
+    let length = |bytes: usize| u16::try_from(bytes).unwrap_or(u16::MAX);
+    let (udp, all) = (length(UDP + payload), length(IP + UDP + payload));
+    let mut out = [0; HEADERS];
+    let (card, frame) = out.split_at_mut(CARD_HEADER);
+    card[0] = NEEDS_CHECKSUM;
+    // Where to begin, and where the sum stands from there; in the host's order.
+    card[6..8].copy_from_slice(&length(HEADER + IP).to_ne_bytes());
+    card[8..10].copy_from_slice(&6_u16.to_ne_bytes());
+    let (ethernet, packet) = frame.split_at_mut(HEADER);
+    ethernet[..6].copy_from_slice(&station.0);
+    ethernet[6..12].copy_from_slice(&own.0);
+    ethernet[12..].copy_from_slice(&[8, 0]);
+    let (ip, datagram) = packet.split_at_mut(IP);
+    // Version 4, 20 bytes; not to be cut, so it needs no number; 64 hops; UDP.
+    ip[0] = 0x45;
+    ip[2..4].copy_from_slice(&all.to_be_bytes());
+    ip[6..10].copy_from_slice(&[0x40, 0, 64, 17]);
+    ip[12..16].copy_from_slice(&from.ip().octets());
+    ip[16..].copy_from_slice(&to.ip().octets());
+    let addresses = sum(&ip[12..]);
+    let checksum = !folded(sum(ip));
+    ip[10..12].copy_from_slice(&checksum.to_be_bytes());
+    datagram[..2].copy_from_slice(&from.port().to_be_bytes());
+    datagram[2..4].copy_from_slice(&to.port().to_be_bytes());
+    datagram[4..6].copy_from_slice(&udp.to_be_bytes());
+    // What the card is to begin with: the addresses, the protocol and the length.
+    datagram[6..].copy_from_slice(&folded(addresses + 17 + u32::from(udp)).to_be_bytes());
+    out
+}
+
+/// Of words of 16 bits, for a checksum of the Internet.
+fn sum(bytes: &[u8]) -> u32 {
+    bytes.chunks_exact(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]]))).sum()
+}
+
+/// The carry added until there is none.
+fn folded(sum: u32) -> u16 {
+    let once = (sum & 0xffff) + (sum >> 16);
+    ((once & 0xffff) + (once >> 16)) as u16
+}
+
+#[cfg(test)]
+mod tests;

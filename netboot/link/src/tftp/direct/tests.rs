@@ -1,0 +1,46 @@
+use smoltcp::wire::{Ipv4Packet, UdpPacket};
+
+use super::*;
+use crate::dhcp::frame::{Carried, parse};
+
+const OWN: Mac = Mac([2, 0, 0, 0, 0, 1]);
+const STATION: Mac = Mac([2, 0, 0, 0, 0, 9]);
+
+/// The frame as the card sends it, with the checksum that it was asked for.
+fn sent(from: SocketAddrV4, to: SocketAddrV4, payload: &[u8]) -> Vec<u8> {
+    let mut frame = headers_of(OWN, STATION, from, to, payload.len()).to_vec();
+    frame.extend(payload);
+    let card: Vec<u8> = frame.drain(..CARD_HEADER).collect();
+    assert_eq!((card[0], &card[1..6]), (NEEDS_CHECKSUM, &[0; 5][..]));
+    let number = |at: usize| usize::from(u16::from_ne_bytes([card[at], card[at + 1]]));
+    let (begin, place) = (number(6), number(6) + number(8));
+    let mut odd = frame[begin..].to_vec();
+    odd.resize(odd.len().next_multiple_of(2), 0);
+    let checksum = !folded(sum(&odd));
+    frame[place..place + 2].copy_from_slice(&checksum.to_be_bytes());
+    frame
+}
+
+#[test]
+fn a_frame_is_whole_and_its_checksums_are_right() {
+    let from = SocketAddrV4::new(Ipv4Addr::new(192, 168, 255, 254), 69);
+    for (to, length) in [([192, 168, 255, 9], 1472), ([10, 0, 0, 1], 4), ([192, 0, 2, 255], 517)] {
+        let to = SocketAddrV4::new(to.into(), 2070);
+        let payload: Vec<u8> = (0..length).map(|index| (index % 251) as u8).collect();
+        let frame = sent(from, to, &payload);
+        assert_eq!((&frame[..6], &frame[6..12]), (&STATION.0[..], &OWN.0[..]));
+        let read = parse(&frame).unwrap();
+        assert_eq!(read.carried, Carried::Udp { source: from, port: 2070, payload: &payload });
+        let ip = Ipv4Packet::new_checked(&frame[HEADER..]).unwrap();
+        assert!(ip.verify_checksum() && ip.dont_frag() && !ip.more_frags());
+        assert_eq!((ip.dst_addr(), usize::from(ip.total_len())), (*to.ip(), frame.len() - HEADER));
+        let udp = UdpPacket::new_checked(ip.payload()).unwrap();
+        assert!(udp.verify_checksum(&ip.src_addr().into(), &ip.dst_addr().into()), "{length} bytes");
+    }
+}
+
+#[test]
+fn without_an_address_or_an_interface_the_kernel_sends_all() {
+    assert!(Direct::open("lo", SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 69)).is_err());
+    assert!(Direct::open("no such interface", SocketAddrV4::new(Ipv4Addr::LOCALHOST, 69)).is_err());
+}

@@ -1,0 +1,168 @@
+//! TFTP's short way over a real pair of interfaces: a thread with its own network namespace for the server and one for
+//! the client. Both namespaces, and the interfaces in them, end with their threads. Which way a block came is told by
+//! a firewall: the kernel's packets pass one on their way out, frames do not.
+#![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
+
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use netboot::Time;
+use netboot::tftp::{Client, Options, Wanted};
+use netboot_assets::BootFiles;
+use netboot_link::tftp;
+use nix::sched::{CloneFlags, unshare};
+use nix::unistd::{geteuid, gettid};
+use tokio_util::sync::CancellationToken;
+
+const SERVER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 1), 69);
+/// Far above what a transfer takes; reached only when there is none.
+const PATIENCE: Duration = Duration::from_secs(60);
+const BYTES: usize = 100_000;
+
+fn run(program: &str, arguments: &str) {
+    let status = Command::new(program).args(arguments.split(' ')).status().expect("it is there");
+    assert!(status.success(), "{program} {arguments}");
+}
+
+fn file() -> Vec<u8> {
+    (0..BYTES).map(|index| (index % 251) as u8).collect()
+}
+
+struct Server {
+    shutdown: CancellationToken,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    /// Starts in a new namespace.
+    fn start() -> Self {
+        let shutdown = CancellationToken::new();
+        let (ready_sender, ready) = channel();
+        let (linked, linked_receiver) = channel();
+        let thread = {
+            let shutdown = shutdown.clone();
+            std::thread::spawn(move || serve(&ready_sender, &linked_receiver, shutdown))
+        };
+        let server = Self { shutdown, thread: Some(thread) };
+        let namespace = ready.recv().expect("the server has its namespace");
+        run("ip", "link add srv type veth peer name cli");
+        run("ip", &format!("link set srv netns {namespace}"));
+        run("ip", "address add 192.0.2.2/24 dev cli");
+        run("ip", "link set cli up");
+        linked.send(()).expect("the server waits");
+        ready.recv().expect("the server listens");
+        server
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.shutdown.cancel();
+        let ended = self.thread.take().map(JoinHandle::join);
+        if !std::thread::panicking() {
+            ended.expect("it was started").expect("the server ends well");
+        }
+    }
+}
+
+fn serve(ready: &Sender<i32>, linked: &Receiver<()>, shutdown: CancellationToken) {
+    unshare(CloneFlags::CLONE_NEWNET).expect("root may have a namespace");
+    ready.send(gettid().as_raw()).expect("the test waits");
+    linked.recv().expect("the test links the namespaces");
+    run("ip", "address add 192.0.2.1/24 dev srv");
+    run("ip", "link set srv up");
+    // The kernel's own packets are marked.
+    run("nft", "add table ip way");
+    run("nft", "add chain ip way out { type filter hook output priority 0 ; }");
+    run("nft", "add rule ip way out ip dscp set 10");
+    let socket = tftp::bind(SERVER.into()).expect("the port is free").only_by("srv");
+    let files = Arc::new(BootFiles::from_memory(vec![("snp.efi".into(), file())]));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        ready.send(0).expect("the test waits");
+        tftp::run(socket, files, Arc::new(|_| {}), shutdown).await.expect("the server runs");
+    });
+}
+
+/// Reads the file by a socket whose kernel checks lengths and checksums.
+fn download(options: Options) -> Vec<u8> {
+    let socket = UdpSocket::bind("192.0.2.2:0").unwrap();
+    let began = Instant::now();
+    let now = || Time::ZERO + began.elapsed();
+    let wanted = Wanted { server: SERVER, name: "snp.efi".into(), options, max_bytes: 1 << 20 };
+    let mut client = Client::new(now(), wanted);
+    let mut buffer = [0; 2048];
+    loop {
+        while let Some((to, bytes)) = client.poll_transmit() {
+            socket.send_to(&bytes, to).unwrap();
+        }
+        if let Some(outcome) = client.outcome() {
+            return outcome.expect("all of it").to_vec();
+        }
+        assert!(began.elapsed() < PATIENCE, "it takes too long");
+        let wait = client.poll_timeout().expect("it waits for something").since(now());
+        socket.set_read_timeout(Some(wait.max(Duration::from_millis(1)))).unwrap();
+        match socket.recv_from(&mut buffer) {
+            Ok((length, std::net::SocketAddr::V4(from))) => {
+                client.handle_packet(now(), from, &buffer[..length]);
+            }
+            _ => client.handle_timeout(now()),
+        }
+    }
+}
+
+/// Runs a test with a server and with a rule for its blocks that are no packets of the kernel.
+fn with_server(verdict: &str, test: impl FnOnce()) {
+    if !geteuid().is_root() {
+        println!("not run: only root may make network namespaces and open packet sockets");
+        return;
+    }
+    if let Err(error) = unshare(CloneFlags::CLONE_NEWNET) {
+        println!("not run: no network namespace can be had here: {error}");
+        return;
+    }
+    let server = Server::start();
+    run("nft", "add table ip way");
+    run("nft", "add chain ip way in { type filter hook input priority 0 ; }");
+    run("nft", &format!("add rule ip way in udp sport 69 udp length > 1000 ip dscp != 10 {verdict}"));
+    test();
+    drop(server);
+}
+
+/// Blocks that were no packets of the kernel.
+fn frames() -> u64 {
+    let rules = Command::new("nft").args(["list", "table", "ip", "way"]).output().expect("it is there");
+    let rules = String::from_utf8(rules.stdout).unwrap();
+    let count = rules.split_once("counter packets ").and_then(|(_, rest)| rest.split(' ').next());
+    count.expect("the rule counts").parse().unwrap()
+}
+
+const BLOCKS: Options =
+    Options { block_size: Some(1468), window_size: None, transfer_size: None, timeout_secs: None };
+
+#[test]
+fn blocks_go_as_frames_and_windows_do_not() {
+    with_server("counter", || {
+        assert!(download(Options { window_size: Some(4), ..BLOCKS }) == file());
+        assert_eq!(frames(), 0);
+        // A machine that stands still for a moment looks like a lost block, and is left to the kernel for some seconds.
+        let began = Instant::now();
+        while frames() == 0 {
+            assert!(began.elapsed() < PATIENCE, "all blocks are the kernel's");
+            assert!(download(BLOCKS) == file());
+        }
+    });
+}
+
+#[test]
+fn where_frames_do_not_pass_the_kernel_sends_what_they_lost() {
+    with_server("counter drop", || {
+        assert!(download(BLOCKS) == file());
+        assert!(download(BLOCKS) == file());
+        println!("{} frames were lost", frames());
+    });
+}
