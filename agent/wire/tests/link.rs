@@ -1,26 +1,26 @@
 //! Both ends of a tunnel over a link that stalls, cuts what it carries into pieces, and dies at any byte.
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
+#[path = "support/agent.rs"]
+mod agent;
+
 use std::future::pending;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use agent_wire::management::agent_service_client::AgentServiceClient;
-use agent_wire::management::agent_service_server::{AgentService, AgentServiceServer};
-use agent_wire::management::*;
+use agent::{echo, metadata, routes};
 use agent_wire::tunnel::{
-    KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, Limits, MACHINE_ID_HEADER, Opened, TunnelChannel, TunnelHandler,
-    TunnelService, limited, serve,
+    KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, Limits, Opened, TunnelChannel, TunnelHandler, TunnelService,
+    limited, serve,
 };
 use hyper_util::rt::TokioIo;
 use proptest::prelude::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf, duplex, split};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
-use tonic::metadata::MetadataMap;
 use tonic::transport::Endpoint;
-use tonic::{Code, Request, Response, Status};
+use tonic::{Code, Status};
 
 /// In the runtime's own time, which passes only while nothing else happens.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -97,35 +97,6 @@ async fn link(machine: DuplexStream, appliance: DuplexStream, weather: Weather) 
     }
 }
 
-struct Echo;
-
-#[tonic::async_trait]
-impl AgentService for Echo {
-    async fn hello(&self, _: Request<HelloRequest>) -> Result<Response<HelloResponse>, Status> {
-        Ok(Response::new(HelloResponse {}))
-    }
-    async fn get_power_management(
-        &self,
-        request: Request<GetPowerManagementRequest>,
-    ) -> Result<Response<GetPowerManagementResponse>, Status> {
-        let name = request.into_inner().ipmi.unwrap_or_default().check_username;
-        let ipmi = get_power_management_response::Ipmi { address: name, port: 623, user_exists: true };
-        Ok(Response::new(GetPowerManagementResponse { ipmi: Some(ipmi), api: None }))
-    }
-    async fn set_power_management(
-        &self,
-        _: Request<SetPowerManagementRequest>,
-    ) -> Result<Response<SetPowerManagementResponse>, Status> {
-        Err(Status::not_found("no BMC"))
-    }
-    async fn reboot(&self, _: Request<RebootRequest>) -> Result<Response<RebootResponse>, Status> {
-        Ok(Response::new(RebootResponse {}))
-    }
-    async fn wipe_disks(&self, _: Request<WipeDisksRequest>) -> Result<Response<WipeDisksResponse>, Status> {
-        pending().await
-    }
-}
-
 #[derive(Debug)]
 enum Told {
     Opened(TunnelChannel),
@@ -145,20 +116,12 @@ impl TunnelHandler for Handler {
 }
 
 /// One echo; whether the answer came.
-async fn echo(channel: TunnelChannel, size: usize) -> bool {
-    let name: String = ('a'..='z').cycle().take(size).collect();
-    let ipmi = Some(get_power_management_request::Ipmi { check_username: name.clone() });
-    let request = GetPowerManagementRequest { ipmi, api: None };
-    match AgentServiceClient::new(channel).get_power_management(request).await {
-        Ok(answer) => {
-            assert!(answer.into_inner().ipmi.unwrap().address == name, "an answer was damaged");
-            true
-        }
-        Err(status) => {
-            assert_eq!(status.code(), Code::Unavailable, "{status:?}");
-            false
-        }
+async fn comes_back(channel: TunnelChannel, size: usize) -> bool {
+    let result = echo(channel, size).await;
+    if let Err(status) = &result {
+        assert_eq!(status.code(), Code::Unavailable, "{status:?}");
     }
+    result.is_ok()
 }
 
 /// How many calls were answered, if the tunnel opened at all.
@@ -184,17 +147,14 @@ async fn conversation(weather: Weather, calls: Vec<usize>) -> Option<usize> {
         });
         let uri = http::Uri::from_static("http://appliance.test");
         let channel = limited(Endpoint::from(uri)).connect_with_connector(connector).await.ok()?;
-        let mut metadata = MetadataMap::new();
-        metadata.insert(MACHINE_ID_HEADER, "4c4c4544-0000".parse().unwrap());
-        let routes = tonic::service::Routes::new(AgentServiceServer::new(Echo));
-        serve(channel, metadata, routes).await.ok()
+        serve(channel, metadata(), routes()).await.ok()
     });
     // None: it died before the tunnel was open, and the handler is dropped with the server.
     let opened = tokio::time::timeout(Duration::from_secs(60), told.recv()).await.ok().flatten();
     let answered = match opened {
         Some(Told::Opened(channel)) => {
             let wanted = calls.len();
-            let all = calls.into_iter().map(|size| echo(channel.clone(), size));
+            let all = calls.into_iter().map(|size| comes_back(channel.clone(), size));
             let answered = futures_util::future::join_all(all).await;
             let answered = answered.into_iter().filter(|came| *came).count();
             if answered == wanted {
@@ -203,7 +163,7 @@ async fn conversation(weather: Weather, calls: Vec<usize>) -> Option<usize> {
             }
             channel.closed().await;
             assert!(matches!(told.recv().await, Some(Told::Closed)), "its end is told once");
-            assert!(!echo(channel, 1).await, "nothing is called through a tunnel that ended");
+            assert!(!comes_back(channel, 1).await, "nothing is called through a tunnel that ended");
             Some(answered)
         }
         Some(Told::Closed) => panic!("closed before it was open"),

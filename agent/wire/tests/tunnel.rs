@@ -1,16 +1,18 @@
 //! The tunnel over a real connection: generated clients and servers at both ends.
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
-use std::future::pending;
+#[path = "support/agent.rs"]
+mod agent;
+
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use agent::{MACHINE_ID, echo, metadata, named, routes};
 use agent_wire::grpctunnel::tunnel_service_client::TunnelServiceClient;
 use agent_wire::grpctunnel::{ClientToServer, ServerToClient};
 use agent_wire::management::agent_service_client::AgentServiceClient;
-use agent_wire::management::agent_service_server::{AgentService, AgentServiceServer};
 use agent_wire::management::*;
 use agent_wire::tunnel::{
     Ended, Frame, Limits, MACHINE_ID_HEADER, NEGOTIATE_HEADER, Opened, ServeError, TunnelChannel,
@@ -21,54 +23,13 @@ use tokio::task::JoinHandle;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tokio_stream::{Stream, StreamExt};
 use tonic::metadata::MetadataMap;
-use tonic::{Code, Request, Response, Status};
+use tonic::{Code, Request, Status};
 
 /// Any wait in these tests is a failure after this.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 async fn soon<T>(what: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, what).await.expect("this takes too long")
-}
-
-struct Agent;
-
-#[tonic::async_trait]
-impl AgentService for Agent {
-    async fn hello(&self, request: Request<HelloRequest>) -> Result<Response<HelloResponse>, Status> {
-        let mut response = Response::new(HelloResponse {});
-        if let Some(value) = request.metadata().get("echo") {
-            response.metadata_mut().insert("echo", value.clone());
-        }
-        Ok(response)
-    }
-
-    async fn get_power_management(
-        &self,
-        request: Request<GetPowerManagementRequest>,
-    ) -> Result<Response<GetPowerManagementResponse>, Status> {
-        // The user's name comes back as the address: a message as long as the test likes.
-        let name = request.into_inner().ipmi.unwrap_or_default().check_username;
-        let ipmi = get_power_management_response::Ipmi { address: name, port: 623, user_exists: true };
-        Ok(Response::new(GetPowerManagementResponse { ipmi: Some(ipmi), api: None }))
-    }
-
-    async fn set_power_management(
-        &self,
-        _request: Request<SetPowerManagementRequest>,
-    ) -> Result<Response<SetPowerManagementResponse>, Status> {
-        Err(Status::not_found("no BMC: \u{b5}"))
-    }
-
-    async fn reboot(&self, _request: Request<RebootRequest>) -> Result<Response<RebootResponse>, Status> {
-        panic!("a service that breaks")
-    }
-
-    async fn wipe_disks(
-        &self,
-        _request: Request<WipeDisksRequest>,
-    ) -> Result<Response<WipeDisksResponse>, Status> {
-        pending().await
-    }
 }
 
 enum Told {
@@ -100,7 +61,7 @@ impl TunnelHandler for Handler {
     }
 
     async fn closed(&self, machine_id: &str, _channel: &TunnelChannel, reason: &str) {
-        assert_eq!(machine_id, "4c4c4544-0000");
+        assert_eq!(machine_id, MACHINE_ID);
         let _ = self.told.send(Told::Closed(reason.to_owned()));
     }
 }
@@ -131,21 +92,14 @@ async fn appliance_with(refuse: Option<Status>, limits: Limits) -> Appliance {
     Appliance { address, told, server }
 }
 
-fn metadata() -> MetadataMap {
-    let mut metadata = MetadataMap::new();
-    metadata.insert(MACHINE_ID_HEADER, "4C4C4544-0000".parse().unwrap());
-    metadata
-}
-
-async fn agent(address: SocketAddr) -> JoinHandle<Result<Ended, ServeError>> {
+async fn machine(address: SocketAddr) -> JoinHandle<Result<Ended, ServeError>> {
     let channel = connect(format!("http://{address}").parse().unwrap()).await.unwrap();
-    let routes = tonic::service::Routes::new(AgentServiceServer::new(Agent));
-    tokio::spawn(serve(channel, metadata(), routes))
+    tokio::spawn(serve(channel, metadata(), routes()))
 }
 
 async fn open_tunnel() -> (Appliance, JoinHandle<Result<Ended, ServeError>>, Opened) {
     let mut appliance = appliance(None).await;
-    let agent = agent(appliance.address).await;
+    let agent = machine(appliance.address).await;
     let Some(Told::Opened(opened)) = soon(appliance.told.recv()).await else { panic!("no tunnel") };
     (appliance, agent, opened)
 }
@@ -153,7 +107,7 @@ async fn open_tunnel() -> (Appliance, JoinHandle<Result<Ended, ServeError>>, Ope
 #[tokio::test]
 async fn a_unary_call_is_answered_with_its_metadata() {
     let (_appliance, _agent, opened) = open_tunnel().await;
-    assert_eq!(opened.machine_id, "4c4c4544-0000");
+    assert_eq!(opened.machine_id, MACHINE_ID);
     assert!(opened.peer.is_some_and(|peer| peer.ip().is_loopback()));
     let mut request = Request::new(HelloRequest {});
     request.metadata_mut().insert("echo", "there".parse().unwrap());
@@ -182,16 +136,8 @@ async fn messages_beyond_the_window_go_through_both_ways_at_once() {
     let (_appliance, _agent, opened) = open_tunnel().await;
     let mut calls = tokio::task::JoinSet::new();
     for size in [0, 1, 16_384, 65_536, 65_537, 300_000, 3_000_000] {
-        let mut client = AgentServiceClient::new(opened.channel.clone());
-        calls.spawn(async move {
-            let name: String = ('a'..='z').cycle().take(size).collect();
-            let request = GetPowerManagementRequest {
-                ipmi: Some(get_power_management_request::Ipmi { check_username: name.clone() }),
-                api: None,
-            };
-            let answer = client.get_power_management(request).await.unwrap().into_inner();
-            assert_eq!(answer.ipmi.unwrap().address, name);
-        });
+        let channel = opened.channel.clone();
+        calls.spawn(async move { echo(channel, size).await.unwrap() });
     }
     soon(async { while calls.join_next().await.is_some_and(|result| result.is_ok()) {} }).await;
     assert!(calls.is_empty());
@@ -201,11 +147,7 @@ async fn messages_beyond_the_window_go_through_both_ways_at_once() {
 async fn a_message_over_the_limit_fails_only_its_call() {
     let (_appliance, _agent, opened) = open_tunnel().await;
     let mut client = AgentServiceClient::new(opened.channel);
-    let request = GetPowerManagementRequest {
-        ipmi: Some(get_power_management_request::Ipmi { check_username: "x".repeat(5 << 20) }),
-        api: None,
-    };
-    let status = soon(client.get_power_management(request)).await.unwrap_err();
+    let status = soon(client.get_power_management(named(&"x".repeat(5 << 20)))).await.unwrap_err();
     assert_eq!(status.code(), Code::ResourceExhausted);
     soon(client.hello(HelloRequest {})).await.unwrap();
 }
@@ -291,7 +233,7 @@ async fn a_tunnel_closed_by_the_appliance_tells_why() {
 #[tokio::test]
 async fn a_refused_tunnel_hears_the_reason_and_is_not_told_closed() {
     let mut appliance = appliance(Some(Status::permission_denied("not one of ours"))).await;
-    let ended = soon(agent(appliance.address).await).await.unwrap().unwrap();
+    let ended = soon(machine(appliance.address).await).await.unwrap().unwrap();
     assert!(ended.reason.contains("not one of ours"), "{}", ended.reason);
     assert!(appliance.told.try_recv().is_err());
 }
@@ -305,12 +247,11 @@ async fn a_tunnel_that_does_not_say_whose_it_is_is_refused_and_told() {
         (Some("4".repeat(200)), "metadata machine-id has 200 letters, a UUID has 36"),
     ] {
         let channel = connect(format!("http://{}", appliance.address).parse().unwrap()).await.unwrap();
-        let routes = tonic::service::Routes::new(AgentServiceServer::new(Agent));
         let mut metadata = MetadataMap::new();
         if let Some(id) = id {
             metadata.insert(MACHINE_ID_HEADER, id.parse().unwrap());
         }
-        let error = soon(serve(channel, metadata, routes)).await.unwrap_err();
+        let error = soon(serve(channel, metadata, routes())).await.unwrap_err();
         let ServeError::Refused(status) = error else { panic!("{error}") };
         assert_eq!((status.code(), status.message()), (Code::InvalidArgument, reason));
         let Some(Told::Refused(id, told)) = soon(appliance.told.recv()).await else { panic!("not told") };
@@ -345,7 +286,7 @@ async fn a_machine_that_goes_before_its_tunnel_is_ready_is_told() {
     let mut appliance = appliance(None).await;
     drop(opened_by_hand(appliance.address).await);
     let Some(Told::Refused(id, reason)) = soon(appliance.told.recv()).await else { panic!("not told") };
-    assert_eq!(id, "4c4c4544-0000");
+    assert_eq!(id, MACHINE_ID);
     assert!(reason.starts_with("before it was ready: "), "{reason}");
 }
 
