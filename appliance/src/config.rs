@@ -1,10 +1,13 @@
 //! The validated configuration: made from `appliance.toml` and the flags of `bootlace run` before
 //! anything is opened or bound.
 
+mod agent;
+mod boot;
 mod check;
 mod dhcp;
 mod file;
 mod flags;
+mod hub;
 mod interfaces;
 mod tls;
 

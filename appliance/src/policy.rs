@@ -6,27 +6,22 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use cosi::Phase;
-use netboot::boot::{
-    BootAnswer, BootBody, BootPolicy, BootRequest, Reason, Refusal, VALID_FOR, Vouchers, disk_body,
-};
+use netboot::boot::{BootAnswer, BootBody, BootPolicy, BootRequest, Reason, Refusal, VALID_FOR, Vouchers};
 use netboot::firmware::Arch;
-use netboot::ipxe::{
-    AgentTls, BaseUrl, Command, DiskMethod, KernelArgs, Script, ScriptError, Word, agent_script, talos_script,
-};
+use netboot::ipxe::{AgentTls, BaseUrl, DiskMethod, KernelArgs};
 use netboot::journal::{Event, Step};
 use netboot::{Mac, Time};
-use netboot_assets::AssetDir;
-use netboot_assets::cache::ImageCache;
-use netboot_assets::factory::{BootSource, Image, ImageSource};
 use omni_link::view::{Machine, View};
 use provider::machine_config::{ExtraDocuments, compose};
-use provider::schematic::{Schematic, SchematicError};
-use provider::specs::InfraMachineSpec;
 use provider::{BootMode, InfraMachine, MachineView};
 use uuid::Uuid;
 
 use crate::config::AgentKind;
 use crate::tls::Certificates;
+pub(crate) use scripts::Images;
+use scripts::Scripts;
+
+mod scripts;
 
 /// Machines that are remembered to have asked; all are forgotten at once, and remembered when they ask again.
 const ASKED_MAX: usize = 16_384;
@@ -54,21 +49,10 @@ pub(crate) struct Settings {
     pub talos_args: KernelArgs,
 }
 
-/// Where Talos comes from.
-pub(crate) struct Images {
-    /// Images that the operator put here.
-    pub assets: AssetDir,
-    /// Images that were fetched, and those that will be.
-    pub cache: Option<ImageCache>,
-    /// An Image Factory for all others.
-    pub factory: Arc<dyn ImageSource>,
-}
-
 /// See the module.
 pub(crate) struct Policy {
-    settings: Settings,
-    agent_scripts: AgentScripts,
-    images: Arc<Images>,
+    settings: Arc<Settings>,
+    scripts: Scripts,
     view: Arc<View>,
     vouchers: Arc<Mutex<Vouchers>>,
     /// Machines that asked what to boot, on this network.
@@ -81,10 +65,10 @@ pub(crate) struct Policy {
 impl Policy {
     /// Answers from `view`.
     pub(crate) fn new(settings: Settings, images: Images, view: Arc<View>) -> Self {
+        let settings = Arc::new(settings);
         Self {
-            agent_scripts: AgentScripts::of(&settings),
+            scripts: Scripts::new(Arc::clone(&settings), Arc::new(images)),
             settings,
-            images: Arc::new(images),
             view,
             vouchers: Arc::new(Mutex::new(Vouchers::new())),
             asked: Mutex::default(),
@@ -96,10 +80,10 @@ impl Policy {
     /// The policy of a network, whose machines reach this appliance by an address of their own network. Who may have
     /// the configuration is known to the policies of all networks alike.
     pub(crate) fn for_network(&self, settings: Settings, main: Ipv4Addr, own: Ipv4Addr) -> Self {
+        let settings = Arc::new(settings);
         Self {
-            agent_scripts: AgentScripts::of(&settings),
+            scripts: self.scripts.for_network(Arc::clone(&settings)),
             settings,
-            images: Arc::clone(&self.images),
             view: Arc::clone(&self.view),
             vouchers: Arc::clone(&self.vouchers),
             asked: Mutex::default(),
@@ -149,82 +133,15 @@ impl Policy {
         self.vouchers().vouch(now, request.uuid, request.mac, request.peer);
     }
 
-    fn body(&self, mode: BootMode, machine: &MachineView, arch: Arch) -> Result<BootBody, Unbootable> {
-        match (mode, &machine.machine) {
-            (BootMode::Disk, _) => Ok(disk_body(self.settings.disk_method)),
-            (BootMode::Talos, Some(infra)) => self.talos(&infra.spec, arch).map(BootBody::Script),
-            (BootMode::Agent | BootMode::Talos, _) => self.agent(arch).map(BootBody::Script),
-        }
-    }
-
-    /// From the asset directory when the image is there, else from the factory, by the cache where it has it.
-    fn talos(&self, spec: &InfraMachineSpec, arch: Arch) -> Result<Script, Unbootable> {
-        let settings = &self.settings;
-        let with_extra = |args: KernelArgs| args.and(&settings.talos_args).args(&spec.extra_kernel_args);
-        let version = with_v(&spec.cluster_talos_version);
-        let extensions = || spec.extensions.iter().map(String::as_str);
-        let local = match spec.extensions.as_slice() {
-            [] => settings.schematic.clone(),
-            _ => Schematic::talos(extensions(), [])?.id(),
-        };
-        if self.is_in_assets(&local, &version, arch) {
-            let args = with_extra(KernelArgs::talos_without_factory(settings.base, arch))?;
-            return Ok(talos_script(settings.base, &local, &version, arch, &args)?);
-        }
-        let args = with_extra(KernelArgs::talos(settings.base, arch))?;
-        let schematic = Schematic::talos(extensions(), words(&args.to_string()))?;
-        self.factory_script(&schematic, &version, arch, &args)
-    }
-
-    /// Talos with its metal agent comes from where Talos comes from. In the asset directory it goes by the schematic of
-    /// its extensions, without arguments.
-    fn agent(&self, arch: Arch) -> Result<Script, Unbootable> {
-        match &self.settings.agent {
-            AgentKind::Bootlace => Ok(self.agent_scripts.of_arch(arch).clone()?),
-            AgentKind::Talos { version } => {
-                let args = agent_args(&self.settings, arch);
-                let local = Schematic::agent([])?.id();
-                if self.is_in_assets(&local, version, arch) {
-                    let args = args.without_factory();
-                    return Ok(talos_script(self.settings.base, &local, version, arch, &args)?);
-                }
-                let schematic = Schematic::agent(words(&args.to_string()))?;
-                self.factory_script(&schematic, version, arch, &args)
-            }
-        }
-    }
-
-    fn is_in_assets(&self, schematic: &str, version: &str, arch: Arch) -> bool {
-        self.images.assets.open(&format!("image/{schematic}/{version}/kernel-{arch}")).is_ok()
-    }
-
-    /// From the cache. An image that is not there is fetched from now on, and nobody waits for it.
-    ///
-    /// It is the image of the very schematic that the factory's own script would boot, arguments included: Talos
-    /// tells Omni its schematic, and that one is installed. So the factory's arguments end with ours, but for those
-    /// that take a default away (`-name`), which are left to the factory.
-    fn cached(&self, schematic: &str, version: &str, arch: Arch, args: &KernelArgs) -> Option<Script> {
-        let cache = self.images.cache.as_ref()?;
-        let own = args.to_string();
-        if words(&own).any(|word| word.starts_with('-')) {
-            return None;
-        }
-        let image = cache.boot(schematic, version, arch)?;
-        let mut defaults = image.args.iter().filter(|arg| words(&own).all(|word| word != *arg));
-        let defaults = defaults.try_fold(KernelArgs::new(), |all, arg| all.arg(arg)).ok()?;
-        let (id, version) = (image.id.as_str(), &image.version);
-        talos_script(self.settings.base, id, version, arch, &defaults.and(args)).ok()
-    }
-
     /// Has the images fetched that machines will boot: those of machines in a cluster that did not install yet, and
     /// the agent's where that is Talos. `asked_here`: only for machines that asked this network's policy, where
     /// there are several: each has schematics of its own, which name its address.
     pub(crate) fn prefetch(&self, asked_here: bool) {
-        if self.images.cache.is_none() {
+        if self.scripts.images.cache.is_none() {
             return;
         }
         if let AgentKind::Talos { .. } = &self.settings.agent {
-            let _ = self.agent(Arch::Amd64);
+            let _ = self.scripts.agent(Arch::Amd64);
         }
         // Most machines of a cluster boot the same.
         let mut looked_at = BTreeSet::new();
@@ -243,7 +160,7 @@ impl Policy {
             let (version, args) = (spec.cluster_talos_version.clone(), spec.extra_kernel_args.clone());
             if looked_at.insert((version, spec.extensions.clone(), args, arch)) {
                 // Whatever it would boot from now: asking for it is what has it fetched.
-                let _ = self.talos(spec, arch);
+                let _ = self.scripts.talos(spec, arch);
             }
         }
     }
@@ -251,78 +168,6 @@ impl Policy {
     fn asked(&self) -> MutexGuard<'_, HashSet<Uuid>> {
         self.asked.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    /// `args`: those of the schematic.
-    fn factory_script(
-        &self,
-        schematic: &Schematic,
-        version: &str,
-        arch: Arch,
-        args: &KernelArgs,
-    ) -> Result<Script, Unbootable> {
-        let schematic = schematic.yaml();
-        if let Some(script) = self.cached(&schematic, version, arch, args) {
-            return Ok(script);
-        }
-        let image = Image { schematic: &schematic, version, arch, secure_boot: false };
-        match self.images.factory.boot(&image) {
-            BootSource::Chain { url } => Ok(Script::new().command(Command::Chain(Word::new(url)?))),
-            BootSource::LocalFiles { kernel_url, initrd_url, args } => {
-                let args = args.iter().try_fold(KernelArgs::new(), |all, arg| all.arg(arg))?;
-                Ok(Script::new()
-                    .command(Command::Imgfree)
-                    .command(Command::Kernel { url: Word::new(kernel_url)?, args })
-                    .command(Command::Initrd(Word::new(initrd_url)?))
-                    .command(Command::Boot))
-            }
-            BootSource::NotYet { reason } => Err(Unbootable::NotYet(reason)),
-        }
-    }
-}
-
-/// The scripts that start our agent: the same for every machine, so a rack that boots does not have them made again
-/// and again.
-struct AgentScripts {
-    amd64: Result<Script, ScriptError>,
-    arm64: Result<Script, ScriptError>,
-}
-
-impl AgentScripts {
-    fn of(settings: &Settings) -> Self {
-        let script = |arch| agent_script(settings.base, arch, &agent_args(settings, arch));
-        Self { amd64: script(Arch::Amd64), arm64: script(Arch::Arm64) }
-    }
-
-    fn of_arch(&self, arch: Arch) -> &Result<Script, ScriptError> {
-        match arch {
-            Arch::Amd64 => &self.amd64,
-            Arch::Arm64 => &self.arm64,
-        }
-    }
-}
-
-fn agent_args(settings: &Settings, arch: Arch) -> KernelArgs {
-    let (base, test_mode) = (settings.base, settings.agent_test_mode);
-    let args = match settings.tls {
-        None => KernelArgs::agent(base, arch, test_mode),
-        Some((tls, _)) => KernelArgs::agent_with_tls(base, arch, test_mode, tls),
-    };
-    args.and(&settings.agent_args)
-}
-
-fn words(args: &str) -> impl Iterator<Item = &str> {
-    args.split(' ').filter(|word| !word.is_empty())
-}
-
-/// Why a machine gets no script although it should boot.
-#[derive(Debug, thiserror::Error)]
-enum Unbootable {
-    #[error("its kernel arguments are wrong: {0}")]
-    Script(#[from] ScriptError),
-    #[error("no image can be made for it: {0}")]
-    Schematic(#[from] SchematicError),
-    #[error("its image is not there yet: {0}")]
-    NotYet(String),
 }
 
 impl BootPolicy for Policy {
@@ -359,7 +204,7 @@ impl BootPolicy for Policy {
         if !rejected {
             self.vouch(request);
         }
-        match self.body(mode, &machine, request.arch) {
+        match self.scripts.body(mode, &machine, request.arch) {
             Ok(body) => answer(mode.as_str(), &reason, body),
             Err(error) => answer("none", &format!("{reason}, but {error}"), try_again()),
         }
@@ -414,11 +259,6 @@ fn readdressed(join: &str, main: Ipv4Addr, own: Ipv4Addr) -> String {
 /// iPXE's script goes round and asks again.
 fn try_again() -> BootBody {
     BootBody::NotFound("not now, ask again\n".into())
-}
-
-/// Omni gives versions without the `v` that Image Factory's paths have.
-fn with_v(version: &str) -> String {
-    if version.starts_with('v') { version.to_owned() } else { format!("v{version}") }
 }
 
 /// What the boot decision needs of what is known.

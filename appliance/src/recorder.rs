@@ -34,6 +34,9 @@ const LINE_BYTES_MAX: usize = 16 << 10;
 const WRITE_PAUSE: Duration = Duration::from_millis(20);
 /// Events copied out of the memory at a time, so that nobody waits long for it.
 const BATCH: usize = 256;
+/// Events written before whoever waits for the processor has it: the kernel lets a thread that has just begun run on
+/// for milliseconds, and a machine's question would wait behind a whole batch. These are some 50 µs.
+const TURN: usize = 8;
 
 /// One event with its place in the journal; numbers count up for ever.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -181,7 +184,8 @@ impl Shared {
         if lost > 0 {
             tracing::warn!(lost, "events came faster than they can be written; the journal has a gap");
         }
-        for entry in &entries {
+        for (at, entry) in entries.iter().enumerate() {
+            let_others_run(at);
             tracing::info!(
                 target: "journal",
                 mac = entry.event.mac.map(tracing::field::display),
@@ -213,7 +217,8 @@ impl Disk {
     /// a decision. A full disk costs the file, not the boot.
     fn append(&mut self, entries: &[Entry]) {
         let mut lines = Vec::with_capacity(entries.len() * 256);
-        for entry in entries {
+        for (at, entry) in entries.iter().enumerate() {
+            let_others_run(at);
             let start = lines.len();
             if serde_json::to_writer(&mut lines, entry).is_err() {
                 lines.truncate(start);
@@ -257,6 +262,13 @@ impl Disk {
         }
         // When it failed: try again after another file's worth of events.
         self.bytes = 0;
+    }
+}
+
+/// See [`TURN`].
+fn let_others_run(at: usize) {
+    if at % TURN == TURN - 1 {
+        thread::yield_now();
     }
 }
 

@@ -111,7 +111,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let mut site = Site { config, advertise, recorder, status, certificates, shutdown, tasks };
 
     // Machines that were switched on are not kept waiting for the hub.
-    let networks = netboot::answer(&mut site, sockets.boot)?;
+    let networks = netboot::answer(&mut site, sockets.boot).await?;
     let link = match sockets.hub {
         Some(sockets_of_hub) => {
             let hub = hub::start(&mut site, sockets_of_hub).await?;

@@ -1,15 +1,18 @@
 use std::net::Ipv4Addr;
 
 use cosi::{Resource, Version};
-use netboot_assets::cache::CacheConfig;
-use netboot_assets::factory::{Factory, FactoryConfig};
+use netboot_assets::AssetDir;
+use netboot_assets::cache::{CacheConfig, ImageCache};
+use netboot_assets::factory::{BootSource, Factory, FactoryConfig, Image, ImageSource};
 use omni_link::view::Part;
 use prost::Message;
 use provider::private::inventory_spec::Nic;
 use provider::private::{BmcConfigurationSpec, InventorySpec, WipeStatusSpec};
+use provider::schematic::Schematic;
 use provider::specs::infra_machine_config_spec::AcceptanceStatus;
 use provider::specs::{InfraMachineSpec, JoinConfig, ProviderJoinConfigSpec};
 
+use super::scripts::words;
 use super::*;
 
 const UUID: &str = "11111111-2222-3333-4444-555555555555";
@@ -32,6 +35,10 @@ fn view() -> Arc<View> {
     let spec = ProviderJoinConfigSpec { config: Some(config), ..ProviderJoinConfigSpec::default() };
     apply(&view, Part::JoinConfig, "bare-metal", &spec);
     view
+}
+
+fn set_images(policy: &mut Policy, images: Images) {
+    policy.scripts = Scripts::new(Arc::clone(&policy.settings), Arc::new(images));
 }
 
 /// A factory that knows every schematic, or none.
@@ -138,7 +145,7 @@ fn with_tls_the_agent_is_told_where_and_whom_to_trust() {
     let address = Ipv4Addr::new(10, 88, 0, 1);
     let certificates = Certificates::open(&tls, directory.path(), vec![address.into()]).unwrap();
     let ca = certificates.ca().unwrap();
-    let mut settings = plain.settings.clone();
+    let mut settings = Settings::clone(&plain.settings);
     settings.tls = Some((AgentTls { port: 50043, skip_verify: false }, certificates));
     let policy = plain.for_network(settings, address, address);
     let script = text(&policy.boot(&request()));
@@ -308,12 +315,11 @@ async fn the_first_boot_is_chained_to_the_factory_and_the_next_is_from_the_cache
     let config_of_cache = CacheConfig { root, bytes_max: 1 << 30, reserve: 0 };
     let client = Arc::new(Factory::new(&config).unwrap());
     let (cache, worker) = ImageCache::open(config_of_cache, client).unwrap();
-    let assets = policy.images.assets.clone();
-    policy.images = Arc::new(Images {
-        assets: assets.clone(),
-        cache: Some(cache.clone()),
-        factory: Arc::new(FakeFactory(true)),
-    });
+    let assets = policy.scripts.images.assets.clone();
+    set_images(
+        &mut policy,
+        Images { assets: assets.clone(), cache: Some(cache.clone()), factory: Arc::new(FakeFactory(true)) },
+    );
     let worker = worker.run(tokio_util::sync::CancellationToken::new());
     let first = text(&policy.boot(&request()));
     assert!(first.contains("chain --replace https://pxe.example.org/v1.13.9"), "{first}");
@@ -358,9 +364,11 @@ async fn an_image_is_fetched_as_soon_as_a_machine_is_allocated() {
     let client = Arc::new(Factory::new(&FactoryConfig::default()).unwrap());
     let config = CacheConfig { root: directory.path().to_owned(), bytes_max: 1 << 30, reserve: 0 };
     let (cache, _worker) = ImageCache::open(config, client).unwrap();
-    let assets = policy.images.assets.clone();
-    policy.images =
-        Arc::new(Images { assets, cache: Some(cache.clone()), factory: Arc::new(FakeFactory(true)) });
+    let assets = policy.scripts.images.assets.clone();
+    set_images(
+        &mut policy,
+        Images { assets, cache: Some(cache.clone()), factory: Arc::new(FakeFactory(true)) },
+    );
     let other = UUID.replace('1', "2");
     apply(&view, Part::Infra, &other, &accepted());
     policy.prefetch(false);
@@ -381,9 +389,11 @@ async fn an_image_is_fetched_as_soon_as_a_machine_is_allocated() {
         let config = CacheConfig { root, bytes_max: 1 << 30, reserve: 0 };
         ImageCache::open(config, Arc::new(Factory::new(&FactoryConfig::default()).unwrap())).unwrap()
     };
-    let assets = policy.images.assets.clone();
-    policy.images =
-        Arc::new(Images { assets, cache: Some(again.clone()), factory: Arc::new(FakeFactory(true)) });
+    let assets = policy.scripts.images.assets.clone();
+    set_images(
+        &mut policy,
+        Images { assets, cache: Some(again.clone()), factory: Arc::new(FakeFactory(true)) },
+    );
     allocated(&policy.view, 1);
     policy.prefetch(false);
     assert_eq!(again.size().coming, 0);
@@ -419,12 +429,13 @@ fn talos_own_agent_in_the_asset_directory_needs_no_factory() {
     assert!(text(&policy.boot(&request())).starts_with("404"));
 
     let dir = tempfile::tempdir().unwrap();
-    let id = Schematic::agent([]).unwrap().id();
+    // Operators put it there by this name (docs/configure.md).
+    let id = "e1f4d5ff042cbfd1de63dabd6e7412f60807cf6ba3522beb8d935ff92042fe30";
     let image = dir.path().join(format!("image/{id}/v1.13.9"));
     std::fs::create_dir_all(&image).unwrap();
     std::fs::write(image.join("kernel-amd64"), "kernel").unwrap();
     let assets = AssetDir::new(dir.path()).unwrap();
-    policy.images = Arc::new(Images { assets, cache: None, factory: Arc::new(FakeFactory(false)) });
+    set_images(&mut policy, Images { assets, cache: None, factory: Arc::new(FakeFactory(false)) });
     let answer = policy.boot(&request());
     assert_eq!(answer.mode, "agent-pxe");
     let script = text(&answer);

@@ -8,6 +8,7 @@ use netboot_link::dhcp::{self, DhcpSocket, Mode, v6};
 use tokio::net::TcpListener;
 
 use super::networks::Network;
+use super::sockets::listen;
 use crate::config::{Config, DhcpMode, Ipv6};
 
 /// Where leases are written down, in the state directory: a file a network.
@@ -57,8 +58,7 @@ pub(super) async fn bind_ipv6(network: &Network, http_port: u16) -> anyhow::Resu
     let http = match address {
         Some(address) => {
             let address = SocketAddr::from((address, http_port));
-            let listener = TcpListener::bind(address).await;
-            Some(listener.with_context(|| format!("cannot listen on {address} for HTTP"))?)
+            Some(listen(address).with_context(|| format!("cannot listen on {address} for HTTP"))?)
         }
         None => None,
     };

@@ -14,13 +14,13 @@ use netboot::ipxe::{AgentTls, BaseUrl, init_script};
 use netboot::journal::{Event, Sink, Step};
 use netboot_assets::cache::{CacheConfig, ImageCache, RESERVE};
 use netboot_assets::factory::{Factory, FactoryImages};
-use netboot_assets::{AssetDir, BootFiles};
+use netboot_assets::{AssetDir, BootFiles, FoundFiles};
 use netboot_link::dhcp::{self, v6};
 use netboot_link::{http, raw, tftp};
 use omni_link::tunnels::Tunnels;
 use omni_link::view::View;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::Site;
@@ -56,23 +56,47 @@ pub(super) struct Answering {
     policy: Arc<OnceLock<Arc<Policy>>>,
 }
 
-/// Answers DHCP and TFTP.
-pub(super) fn answer(site: &mut Site, sockets: BootSockets) -> anyhow::Result<Vec<Answering>> {
+/// Answers DHCP, then TFTP. A machine needs the bytes of what it is offered no sooner than an answer later, so they are
+/// read when DHCP answers.
+pub(super) async fn answer(site: &mut Site, sockets: BootSockets) -> anyhow::Result<Vec<Answering>> {
     for stack in sockets.stacks {
         let stack = raw::run(stack, site.shutdown.clone());
         site.spawn("raw stack", async move { Ok(stack.await?) });
     }
-    sockets.networks.into_iter().map(|network| answer_network(site, network)).collect()
+    let ipxe_dir = site.config.netboot.ipxe_dir.clone();
+    let unreadable = || format!("cannot read iPXE binaries from {}", ipxe_dir.display());
+    let found = FoundFiles::of(&ipxe_dir).with_context(unreadable)?;
+    let (mut networks, mut begun) = (Vec::new(), Vec::new());
+    for network in sockets.networks {
+        networks.push(answer_dhcp(site, network, &found, &mut begun));
+    }
+    // The rest of the start is long and may have this thread's processor to itself: who answers has it first.
+    for began in begun {
+        // Nothing is said; its end is the word.
+        let _ = began.await;
+    }
+    let files = found.load().with_context(unreadable)?;
+    Ok(networks.into_iter().map(|network| answer_tftp(site, network, &files)).collect())
 }
 
-fn answer_network(site: &mut Site, sockets: NetworkSockets) -> anyhow::Result<Answering> {
-    let NetworkSockets { network, http, tls, tftp: tftp_socket, dhcp: dhcp_socket, ipv6 } = sockets;
-    let init = init_script(BaseUrl::new(network.address, site.config.api.listen.port())).text();
-    let extra = vec![("autoexec.ipxe".to_owned(), init.clone().into_bytes())];
-    let ipxe_dir = &site.config.netboot.ipxe_dir;
-    let files = BootFiles::load(ipxe_dir, extra)
-        .with_context(|| format!("cannot read iPXE binaries from {}", ipxe_dir.display()))?;
-    let files = Arc::new(files);
+/// A network of which DHCP is answered.
+struct Offering {
+    network: Network,
+    http: Vec<TcpListener>,
+    tls: Option<TcpListener>,
+    tftp: tftp::TftpSocket,
+    sink: Sink,
+    policy: Arc<OnceLock<Arc<Policy>>>,
+}
+
+/// `begun` ends when it is answered.
+fn answer_dhcp(
+    site: &mut Site,
+    sockets: NetworkSockets,
+    found: &FoundFiles,
+    begun: &mut Vec<oneshot::Receiver<()>>,
+) -> Offering {
+    let NetworkSockets { network, http, tls, tftp, dhcp: dhcp_socket, ipv6 } = sockets;
     let policy: Arc<OnceLock<Arc<Policy>>> = Arc::default();
     let sink: Sink = {
         let (policy, journal) = (Arc::clone(&policy), site.recorder.sink());
@@ -83,21 +107,34 @@ fn answer_network(site: &mut Site, sockets: NetworkSockets) -> anyhow::Result<An
             journal(event);
         })
     };
-    tell(&network, &sink);
     let shutdown = site.shutdown.clone();
     if let Some(socket) = dhcp_socket {
-        let server = dhcp::run(socket, files.binaries(), Arc::clone(&sink), shutdown.clone());
-        site.spawn("dhcp", async move { Ok(server.await?) });
+        let server = dhcp::run(socket, found.binaries(), Arc::clone(&sink), shutdown.clone());
+        let (begins, began) = oneshot::channel::<()>();
+        site.spawn("dhcp", async move {
+            drop(begins);
+            Ok(server.await?)
+        });
+        begun.push(began);
     }
     let http6 = ipv6.and_then(|ipv6| {
-        let server = v6::run(ipv6.sockets, files.binaries(), Arc::clone(&sink), shutdown.clone());
+        let server = v6::run(ipv6.sockets, found.binaries(), Arc::clone(&sink), shutdown);
         site.spawn("ipv6", async move { Ok(server.await?) });
         ipv6.http
     });
-    let server = tftp::run(tftp_socket, Arc::clone(&files), Arc::clone(&sink), shutdown);
-    site.spawn("tftp", async move { Ok(server.await?) });
     let http = [http].into_iter().chain(http6).collect();
-    Ok(Answering { network, http, tls, files, init, sink, policy })
+    Offering { network, http, tls, tftp, sink, policy }
+}
+
+fn answer_tftp(site: &mut Site, offering: Offering, files: &BootFiles) -> Answering {
+    let Offering { network, http, tls, tftp: socket, sink, policy } = offering;
+    let init = init_script(BaseUrl::new(network.address, site.config.api.listen.port())).text();
+    let extra = vec![("autoexec.ipxe".to_owned(), init.clone().into_bytes())];
+    let files = Arc::new(files.clone().with(extra));
+    let server = tftp::run(socket, Arc::clone(&files), Arc::clone(&sink), site.shutdown.clone());
+    site.spawn("tftp", async move { Ok(server.await?) });
+    tell(&network, &sink);
+    Answering { network, http, tls, files, init, sink, policy }
 }
 
 /// Tells the machines of all networks what they boot.
