@@ -1,23 +1,22 @@
 //! The raw stack over a real pair of interfaces: HTTP and TFTP on an interface without any address, what must not
-//! pass, and a body over a link that loses. A thread with its own network namespace for the server and one for the
-//! client; both, and the interfaces in them, end with their threads.
+//! pass, and a body over a link that loses.
 #![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
+
+#[path = "support/namespaces.rs"]
+mod namespaces;
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
-use std::process::Command;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread::JoinHandle;
+use std::sync::mpsc::Sender;
 use std::time::Duration;
 
+use namespaces::{Server, run};
 use netboot::boot::{BootAnswer, BootBody, BootPolicy, BootRequest, Refusal};
 use netboot_assets::{AssetDir, BootFiles};
 use netboot_link::http::{HttpConfig, Service};
 use netboot_link::raw::{Counters, Network, Wire};
 use netboot_link::{http, raw, tftp};
-use nix::sched::{CloneFlags, unshare};
-use nix::unistd::{geteuid, gettid};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -25,11 +24,6 @@ const SERVER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 /// Far above what an answer takes; reached only when there is none.
 const PATIENCE: Duration = Duration::from_secs(20);
 const BODY: usize = 9_000_001;
-
-fn run(program: &str, arguments: &str) {
-    let status = Command::new(program).args(arguments.split(' ')).status().expect("it is there");
-    assert!(status.success(), "{program} {arguments}");
-}
 
 struct Nobody;
 
@@ -48,57 +42,7 @@ fn body() -> Vec<u8> {
 }
 
 /// The appliance's end in its namespace.
-struct Server {
-    shutdown: CancellationToken,
-    counters: Arc<Counters>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Server {
-    /// Starts in a new namespace, joined to the caller's by the pair `srv` (no address) and `cli`.
-    fn start(wire: Wire) -> Self {
-        let shutdown = CancellationToken::new();
-        let (ready_sender, ready) = channel();
-        let (linked, linked_receiver) = channel();
-        let (counters_sender, counters) = channel();
-        let thread = {
-            let shutdown = shutdown.clone();
-            std::thread::spawn(move || {
-                serve(wire, &ready_sender, &linked_receiver, &counters_sender, shutdown)
-            })
-        };
-        let namespace: i32 = ready.recv().expect("the server has its namespace");
-        run("ip", "link add srv type veth peer name cli");
-        run("ip", &format!("link set srv netns {namespace}"));
-        run("ip", "address add 192.0.2.2/24 dev cli");
-        run("ip", "address add 198.51.100.2/32 dev cli");
-        run("ip", "link set cli up");
-        linked.send(()).expect("the server waits");
-        let counters = counters.recv().expect("the server listens");
-        Self { shutdown, counters, thread: Some(thread) }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.shutdown.cancel();
-        let ended = self.thread.take().map(JoinHandle::join);
-        if !std::thread::panicking() {
-            ended.expect("it was started").expect("the server ends well");
-        }
-    }
-}
-
-fn serve(
-    wire: Wire,
-    ready: &Sender<i32>,
-    linked: &Receiver<()>,
-    counters: &Sender<Arc<Counters>>,
-    shutdown: CancellationToken,
-) {
-    unshare(CloneFlags::CLONE_NEWNET).expect("root may have a namespace");
-    ready.send(gettid().as_raw()).expect("the test waits");
-    linked.recv().expect("the test links the namespaces");
+fn serve(wire: Wire, listens: &Sender<Arc<Counters>>, shutdown: CancellationToken) {
     // Neither up nor with an address: the stack sees to the one and needs not the other.
     let stack = raw::bind("srv", &[(None, Network::new(SERVER, 24).unwrap())], wire).expect("root may");
     if wire == Wire::PacketSocket {
@@ -120,7 +64,7 @@ fn serve(
     assert!(stack.listen(0, 50042).is_err(), "the port is taken");
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     runtime.block_on(async {
-        counters.send(stack.counters()).expect("the test waits");
+        listens.send(stack.counters()).expect("the test waits");
         let listener = tokio::net::TcpListener::from_std(listener).unwrap();
         let tftp = tftp::run(tftp_socket, files, Arc::new(|_| {}), shutdown.clone());
         let http = http::serve(listener, service, shutdown.clone());
@@ -159,15 +103,11 @@ fn so_it_does_by_the_kernels_own_way_to_the_wire() {
 }
 
 fn serves(wire: Wire) {
-    if !geteuid().is_root() {
-        println!("not run: only root may make network namespaces and open packet sockets");
+    if !namespaces::enter() {
         return;
     }
-    if let Err(error) = unshare(CloneFlags::CLONE_NEWNET) {
-        println!("not run: no network namespace can be had here: {error}");
-        return;
-    }
-    let server = Server::start(wire);
+    let server = Server::start(move |listens, shutdown| serve(wire, listens, shutdown));
+    run("ip", "address add 198.51.100.2/32 dev cli");
     assert!(get("/assets/kernel") == body());
     assert!(get("/tftp/snp.efi") == body());
 
@@ -187,14 +127,14 @@ fn serves(wire: Wire) {
     assert_eq!(packet[3], 1);
 
     // A source that is not of the network is not heard: the answer after it is of the question after it.
-    let before = server.counters.foreign();
+    let before = server.told.foreign();
     let foreign = tftp_request(Ipv4Addr::new(198, 51, 100, 2));
     let socket = tftp_request(Ipv4Addr::new(192, 0, 2, 2));
     socket.recv_from(&mut packet).unwrap();
     foreign.set_nonblocking(true).unwrap();
     assert!(foreign.recv_from(&mut packet).is_err());
     if wire == Wire::PacketSocket {
-        assert!(server.counters.foreign() > before);
+        assert!(server.told.foreign() > before);
     }
 
     // A link that loses one frame in a hundred each way costs time, never a byte.

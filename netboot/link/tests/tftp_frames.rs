@@ -1,21 +1,21 @@
-//! TFTP's short way over a real pair of interfaces: a thread with its own network namespace for the server and one for
-//! the client. Both namespaces, and the interfaces in them, end with their threads. Which way a block came is told by
-//! a firewall: the kernel's packets pass one on their way out, frames do not.
+//! TFTP's short way over a real pair of interfaces. Which way a block came is told by a firewall: the kernel's packets
+//! pass one on their way out, frames do not.
 #![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
+
+#[path = "support/namespaces.rs"]
+mod namespaces;
 
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread::JoinHandle;
+use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
+use namespaces::{Server, run};
 use netboot::Time;
 use netboot::tftp::{Client, Options, Wanted};
 use netboot_assets::BootFiles;
 use netboot_link::tftp;
-use nix::sched::{CloneFlags, unshare};
-use nix::unistd::{geteuid, gettid};
 use tokio_util::sync::CancellationToken;
 
 const SERVER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 1), 69);
@@ -23,56 +23,12 @@ const SERVER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 1), 69);
 const PATIENCE: Duration = Duration::from_secs(60);
 const BYTES: usize = 100_000;
 
-fn run(program: &str, arguments: &str) {
-    let status = Command::new(program).args(arguments.split(' ')).status().expect("it is there");
-    assert!(status.success(), "{program} {arguments}");
-}
-
 fn file() -> Vec<u8> {
     (0..BYTES).map(|index| (index % 251) as u8).collect()
 }
 
-struct Server {
-    shutdown: CancellationToken,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Server {
-    /// Starts in a new namespace.
-    fn start() -> Self {
-        let shutdown = CancellationToken::new();
-        let (ready_sender, ready) = channel();
-        let (linked, linked_receiver) = channel();
-        let thread = {
-            let shutdown = shutdown.clone();
-            std::thread::spawn(move || serve(&ready_sender, &linked_receiver, shutdown))
-        };
-        let server = Self { shutdown, thread: Some(thread) };
-        let namespace = ready.recv().expect("the server has its namespace");
-        run("ip", "link add srv type veth peer name cli");
-        run("ip", &format!("link set srv netns {namespace}"));
-        run("ip", "address add 192.0.2.2/24 dev cli");
-        run("ip", "link set cli up");
-        linked.send(()).expect("the server waits");
-        ready.recv().expect("the server listens");
-        server
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.shutdown.cancel();
-        let ended = self.thread.take().map(JoinHandle::join);
-        if !std::thread::panicking() {
-            ended.expect("it was started").expect("the server ends well");
-        }
-    }
-}
-
-fn serve(ready: &Sender<i32>, linked: &Receiver<()>, shutdown: CancellationToken) {
-    unshare(CloneFlags::CLONE_NEWNET).expect("root may have a namespace");
-    ready.send(gettid().as_raw()).expect("the test waits");
-    linked.recv().expect("the test links the namespaces");
+/// The appliance's end in its namespace.
+fn serve(listens: &Sender<()>, shutdown: CancellationToken) {
     run("ip", "address add 192.0.2.1/24 dev srv");
     run("ip", "link set srv up");
     // The kernel's own packets are marked.
@@ -83,7 +39,7 @@ fn serve(ready: &Sender<i32>, linked: &Receiver<()>, shutdown: CancellationToken
     let files = Arc::new(BootFiles::from_memory(vec![("snp.efi".into(), file())]));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
-        ready.send(0).expect("the test waits");
+        listens.send(()).expect("the test waits");
         tftp::run(socket, files, Arc::new(|_| {}), shutdown).await.expect("the server runs");
     });
 }
@@ -117,15 +73,10 @@ fn download(options: Options) -> Vec<u8> {
 
 /// Runs a test with a server and with a rule for its blocks that are no packets of the kernel.
 fn with_server(verdict: &str, test: impl FnOnce()) {
-    if !geteuid().is_root() {
-        println!("not run: only root may make network namespaces and open packet sockets");
+    if !namespaces::enter() {
         return;
     }
-    if let Err(error) = unshare(CloneFlags::CLONE_NEWNET) {
-        println!("not run: no network namespace can be had here: {error}");
-        return;
-    }
-    let server = Server::start();
+    let server = Server::start(serve);
     run("nft", "add table ip way");
     run("nft", "add chain ip way in { type filter hook input priority 0 ; }");
     run("nft", &format!("add rule ip way in udp sport 69 udp length > 1000 ip dscp != 10 {verdict}"));
