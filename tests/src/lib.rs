@@ -21,9 +21,10 @@
 //! down, children die with the owner, and the next bed sweeps what is left of owners that are dead. Beds do not see
 //! each other. No wait is without a limit. Machines run under TCG unless `BOOTLACE_KVM=1`.
 //!
-//! It needs root and Debian's packages; [`doctor::check`] says which. [`fault_proxy`] and [`seed`] need nothing:
-//! the chaos tests run on loopback.
+//! It needs root and Debian's packages; [`doctor::check`] says which. [`agent`], [`fault_proxy`] and [`seed`] need
+//! nothing: the chaos tests run on loopback.
 
+pub mod agent;
 mod appliance;
 mod bed;
 pub mod doctor;

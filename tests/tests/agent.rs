@@ -10,8 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use agent_wire::management::agent_service_server::{AgentService, AgentServiceServer};
-use agent_wire::management::*;
+use agent_wire::management::agent_service_server::AgentServiceServer;
 use agent_wire::token::NodeUniqueToken;
 use agent_wire::tunnel::{self, FINGERPRINT_HEADER, MACHINE_ID_HEADER};
 use anyhow::{Context, Result, bail, ensure};
@@ -20,14 +19,15 @@ use bootlace_agent::retry::Backoff;
 use bootlace_agent::{fetch, join};
 use bootlace_image::stick::fat;
 use siderolink::PrivateKey;
+use testbed::agent::{Conduct, FakeAgent};
 use testbed::{
     APPLIANCE_ADDRESS, ApplianceSpec, BMC_USER, Bed, Bus, Disk, DiskSpec, Entry, Firmware, LIMIT, Machine,
     MachineSpec, POWER_ADDRESS, Role, Site, Snapshot, built,
 };
 use tokio_util::sync::CancellationToken;
+use tonic::Status;
 use tonic::metadata::MetadataMap;
 use tonic::service::Routes;
-use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
 const MIB: u64 = 1 << 20;
@@ -324,38 +324,15 @@ enum Manner {
 }
 
 #[tonic::async_trait]
-impl AgentService for Manner {
-    async fn hello(&self, _: Request<HelloRequest>) -> Result<Response<HelloResponse>, Status> {
-        self.silence().await;
-        Ok(Response::new(HelloResponse {}))
-    }
-    async fn get_power_management(
-        &self,
-        _: Request<GetPowerManagementRequest>,
-    ) -> Result<Response<GetPowerManagementResponse>, Status> {
-        self.silence().await;
-        let api = Some(get_power_management_response::Api {});
-        Ok(Response::new(GetPowerManagementResponse { api, ipmi: None }))
-    }
-    async fn set_power_management(
-        &self,
-        _: Request<SetPowerManagementRequest>,
-    ) -> Result<Response<SetPowerManagementResponse>, Status> {
-        Ok(Response::new(SetPowerManagementResponse {}))
-    }
-    async fn reboot(&self, _: Request<RebootRequest>) -> Result<Response<RebootResponse>, Status> {
-        Ok(Response::new(RebootResponse {}))
-    }
-    async fn wipe_disks(&self, _: Request<WipeDisksRequest>) -> Result<Response<WipeDisksResponse>, Status> {
-        Err(Status::not_found("failed to wipe: nvme9n1: no such disk"))
-    }
-}
-
-impl Manner {
-    async fn silence(self) {
+impl Conduct for Manner {
+    async fn asked(&self) {
         if matches!(self, Self::Silent) {
             std::future::pending::<()>().await;
         }
+    }
+
+    async fn wipe_disks(&self) -> Result<(), Status> {
+        Err(Status::not_found("failed to wipe: nvme9n1: no such disk"))
     }
 }
 
@@ -384,7 +361,9 @@ impl Pretender {
             }
         }
         let channel = tunnel::connect(appliance.parse()?).await?;
-        match tunnel::serve(channel, metadata, Routes::new(AgentServiceServer::new(self.manner))).await {
+        match tunnel::serve(channel, metadata, Routes::new(AgentServiceServer::new(FakeAgent(self.manner))))
+            .await
+        {
             Ok(ended) => Ok(ended.reason),
             Err(tunnel::ServeError::Refused(status)) => Ok(status.message().to_owned()),
             Err(error) => Err(error.into()),

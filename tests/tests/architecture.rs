@@ -41,7 +41,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     // The bed drives the real binaries; in its own process it uses only what has no I/O.
-    ("testbed", &["netboot", "provider"]),
+    ("testbed", &["agent-wire", "netboot", "provider"]),
     // The simulator is the other end of the wire: the pure machines only.
     ("bootlace-bench", &["netboot"]),
 ];

@@ -10,20 +10,16 @@ use agent_wire::events::event_sink_service_client::EventSinkServiceClient;
 use agent_wire::link::ProvisionRequest;
 use agent_wire::link::provision_service_client::ProvisionServiceClient;
 use agent_wire::machine::{SequenceError, SequenceEvent, sequence_event::Action};
-use agent_wire::management::agent_service_server::{AgentService, AgentServiceServer};
-use agent_wire::management::{
-    GetPowerManagementRequest, GetPowerManagementResponse, HelloRequest, HelloResponse, RebootRequest,
-    RebootResponse, SetPowerManagementRequest, SetPowerManagementResponse, WipeDisksRequest,
-    WipeDisksResponse, get_power_management_response,
-};
+use agent_wire::management::agent_service_server::AgentServiceServer;
 use agent_wire::tunnel;
 use prost::Message;
 use provider::{BootMode, InfraMachine, MachineView, UniqueToken};
+use testbed::agent::{Conduct, FakeAgent};
 use testbed::seed::Seed;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
+use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Request, Response, Status};
 
 use crate::site::Site;
 
@@ -244,7 +240,8 @@ impl Machine {
                 let mut metadata = tonic::metadata::MetadataMap::new();
                 metadata.insert(tunnel::MACHINE_ID_HEADER, self.id.parse().unwrap());
                 metadata.insert(tunnel::FINGERPRINT_HEADER, self.token.fingerprint.parse().unwrap());
-                let routes = tonic::service::Routes::new(AgentServiceServer::new(Agent(Arc::clone(self))));
+                let agent = FakeAgent(Agent(Arc::clone(self)));
+                let routes = tonic::service::Routes::new(AgentServiceServer::new(agent));
                 // Not cancel-safe: that is how a tunnel breaks.
                 tokio::select! {
                     _ = tunnel::serve(channel, metadata, routes) => {}
@@ -312,32 +309,12 @@ fn installer_reboots() -> SequenceEvent {
 struct Agent(Arc<Machine>);
 
 #[tonic::async_trait]
-impl AgentService for Agent {
-    async fn hello(&self, _: Request<HelloRequest>) -> Result<Response<HelloResponse>, Status> {
-        Ok(Response::new(HelloResponse {}))
-    }
-
-    async fn get_power_management(
-        &self,
-        _: Request<GetPowerManagementRequest>,
-    ) -> Result<Response<GetPowerManagementResponse>, Status> {
-        let api = Some(get_power_management_response::Api {});
-        Ok(Response::new(GetPowerManagementResponse { api, ..GetPowerManagementResponse::default() }))
-    }
-
-    async fn set_power_management(
-        &self,
-        _: Request<SetPowerManagementRequest>,
-    ) -> Result<Response<SetPowerManagementResponse>, Status> {
-        Ok(Response::new(SetPowerManagementResponse {}))
-    }
-
-    async fn reboot(&self, _: Request<RebootRequest>) -> Result<Response<RebootResponse>, Status> {
+impl Conduct for Agent {
+    async fn reboot(&self) {
         self.0.switch("reboot");
-        Ok(Response::new(RebootResponse {}))
     }
 
-    async fn wipe_disks(&self, _: Request<WipeDisksRequest>) -> Result<Response<WipeDisksResponse>, Status> {
+    async fn wipe_disks(&self) -> Result<(), Status> {
         let machine = &self.0;
         *machine.wipe.lock().unwrap() = Wipe::InFlight;
         tokio::time::sleep(WIPE).await;
@@ -356,6 +333,6 @@ impl AgentService for Agent {
             std::future::pending::<()>().await;
         }
         *machine.wipe.lock().unwrap() = Wipe::Answered(Instant::now());
-        Ok(Response::new(WipeDisksResponse {}))
+        Ok(())
     }
 }
