@@ -14,7 +14,7 @@ TALOS_DIR     := $(BUILD)/assets/image/$(SCHEMATIC)/$(TALOS_VERSION)
 KVER     = $(shell ls /lib/modules | grep -- '-cloud-amd64$$' | sort -V | tail -n 1)
 FUZZ_SECONDS ?= 60
 
-.PHONY: help setup build images image check unit test e2e demo bench conformance fuzz clean
+.PHONY: help setup build images image check unit test e2e demo bench arm64 conformance fuzz clean
 
 help: ## Lists the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -72,6 +72,14 @@ test: unit e2e ## Everything: unit, property and end-to-end tests in QEMU
 
 e2e: images image ## Boots machines over the virtual PXE network (needs root)
 	cargo test -p testbed --test bed --test e2e --test agent --test dhcp_modes --test stick --test flash --test stack --test redfish -- --test-threads=1
+
+ARM64   := $(BUILD)/arm64
+
+arm64: setup build ## Builds the agent image for arm64 into build/arm64 and boots an arm64 machine with it (needs root)
+	image/arm64.sh $(ARM64)
+	$(BIN)/bootlace-image agent --arch arm64 --drivers metal --agent $(ARM64)/bootlace-agent -o $(ARM64)/assets \
+		--kernel $(ARM64)/kernel/boot/vmlinuz-* --modules $(ARM64)/kernel/lib/modules/*
+	cargo test -p testbed --test arm64 -- --test-threads=1 --nocapture
 
 demo: images ## Three machines, three firmwares: from power-on to an installed system (KEEP=1 leaves it running)
 	$(BIN)/demo $(if $(KEEP),--keep)

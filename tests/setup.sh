@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what building and testing need from Debian's archive, and a Redfish service from PyPI into build/. Does
-# nothing when all is there.
+# nothing when all is there. Arguments are more packages.
 set -euo pipefail
 
 packages=(
@@ -15,6 +15,7 @@ packages=(
     skopeo umoci                                    # to read container images with
     grub-pc-bin grub-efi-amd64-bin grub-common osslsigncode e2fsprogs squashfs-tools openssl  # sticks that boot under BIOS and UEFI
     fdisk mtools dosfstools syslinux syslinux-common systemd-boot-efi binutils  # disk images without root
+    "$@"
 )
 
 missing=()

@@ -28,6 +28,7 @@ pub const TALOS_VERSION: &str = "v1.13.9";
 pub struct ApplianceSpec {
     binary: PathBuf,
     assets: PathBuf,
+    ipxe: PathBuf,
     extra: String,
     env: Vec<(String, String)>,
     test_mode: bool,
@@ -40,6 +41,7 @@ impl ApplianceSpec {
         Self {
             binary: binary.into(),
             assets: assets.into(),
+            ipxe: "/usr/lib/ipxe".into(),
             extra: String::new(),
             env: Vec::new(),
             test_mode: true,
@@ -58,6 +60,13 @@ impl ApplianceSpec {
     #[must_use]
     pub fn assets(mut self, assets: impl Into<PathBuf>) -> Self {
         self.assets = assets.into();
+        self
+    }
+
+    /// Serves the iPXE binaries of another folder than Debian's.
+    #[must_use]
+    pub fn ipxe(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.ipxe = directory.into();
         self
     }
 
@@ -92,8 +101,9 @@ pub fn built(variable: &str, path: &str) -> Result<PathBuf> {
 
 /// The config of an appliance in a bed.
 fn config_text(spec: &ApplianceSpec, state: &Path, power: &Path) -> String {
-    let ApplianceSpec { assets, extra, test_mode, .. } = spec;
+    let ApplianceSpec { assets, ipxe, extra, test_mode, .. } = spec;
     let (state, assets, power) = (state.display(), assets.display(), power.display());
+    let ipxe = ipxe.display();
     // The stand-in system fetches what it installs from where Image Factory's files are served.
     let installer =
         format!("http://{APPLIANCE_ADDRESS}:50042/image/{SCHEMATIC}/{TALOS_VERSION}/metal-amd64.raw");
@@ -107,7 +117,7 @@ fn config_text(spec: &ApplianceSpec, state: &Path, power: &Path) -> String {
          \n\
          [netboot]\n\
          dhcp_proxy_iface_or_ip = \"eth0\"\n\
-         ipxe_dir = \"/usr/lib/ipxe\"\n\
+         ipxe_dir = \"{ipxe}\"\n\
          \n\
          [boot]\n\
          assets_path = \"{assets}\"\n\

@@ -13,6 +13,9 @@ pub(crate) const OVMF_CODE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
 /// The build that checks signatures.
 pub(crate) const OVMF_SECURE_CODE: &str = "/usr/share/OVMF/OVMF_CODE_4M.secboot.fd";
 pub(crate) const OVMF_VARS: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
+/// Those of arm64 (package qemu-efi-aarch64), which only the tests with such machines need.
+pub(crate) const AAVMF_CODE: &str = "/usr/share/AAVMF/AAVMF_CODE.fd";
+pub(crate) const AAVMF_VARS: &str = "/usr/share/AAVMF/AAVMF_VARS.fd";
 
 /// Files the bed needs, with the package of each.
 const FILES: [(&str, &str); 6] = [

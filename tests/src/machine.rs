@@ -33,7 +33,6 @@ pub(crate) use power::Server as PowerServer;
 pub use power::{Call, Fault};
 pub use spec::{BootOrder, Bus, Disk, DiskSpec, Firmware, MachineSpec, Nic, Snapshot};
 
-use crate::doctor::OVMF_VARS;
 use crate::net::Net;
 use crate::remains::Remains;
 use crate::wait::{TimedOut, Watched};
@@ -100,8 +99,8 @@ impl Machine {
             |(index, disk)| Disk::create(file(&format!("disk{index}.raw")), disk, &format!("{name}-{index}"));
         let disks = spec.disks.iter().enumerate().map(disk).collect::<Result<Vec<_>>>()?;
         let vars = file("vars.fd");
-        if spec.firmware != Firmware::Bios {
-            let from = spec.secure_boot.as_deref().unwrap_or(Path::new(OVMF_VARS));
+        if let Some((_, shipped)) = spec.firmware.flash() {
+            let from = spec.secure_boot.as_deref().unwrap_or(Path::new(shipped));
             fs::copy(from, &vars).with_context(|| format!("cannot copy {}", from.display()))?;
         }
         let tap = format!("tap{number}");

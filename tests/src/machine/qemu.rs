@@ -12,7 +12,7 @@ use super::bmc::Bmc;
 use super::console::Console;
 use super::qmp::Qmp;
 use super::spec::{BootOrder, Bus, Disk, Firmware, MachineSpec};
-use crate::doctor::{OVMF_CODE, OVMF_SECURE_CODE};
+use crate::doctor::OVMF_SECURE_CODE;
 use crate::net::{Net, Role};
 use crate::remains::Remains;
 
@@ -47,7 +47,9 @@ impl Qemu {
         console: (&Console, u32, Instant),
         ended: impl FnOnce() + Send + 'static,
     ) -> Result<Self> {
-        let mut command = net.command(Role::Switch, "qemu-system-x86_64");
+        let arm64 = hardware.spec.firmware.is_arm64();
+        let program = if arm64 { "qemu-system-aarch64" } else { "qemu-system-x86_64" };
+        let mut command = net.command(Role::Switch, program);
         arguments(&mut command, hardware, first);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = remains.spawn(&format!("qemu {}", hardware.spec.name), command)?;
@@ -124,14 +126,10 @@ fn arguments(command: &mut Command, hardware: &Hardware, first: BootOrder) {
     let Hardware { spec, uuid, mac, tap, disks, vars, bmc } = hardware;
     let indexes = boot_indexes(hardware, first);
     let index = |device: &str| indexes.iter().find(|(name, _)| name == device).map_or(0, |(_, index)| *index);
-    // Never `kvm:tcg`: that does not fall back, it crawls. KVM is for hosts where it is known to work.
-    let accelerator =
-        if std::env::var_os("BOOTLACE_KVM").is_some_and(|on| on == "1") { "kvm" } else { "tcg" };
     let mut arg = |words: &str| {
         command.args(words.split_whitespace());
     };
-    let smm = if spec.secure_boot.is_some() { ",smm=on" } else { "" };
-    arg(&format!("-machine q35,accel={accelerator}{smm} -cpu max -smp 1 -m {}", spec.memory_mib));
+    arg(&format!("{} -smp 1 -m {}", board(spec), spec.memory_mib));
     arg("-nodefaults -no-user-config -nographic -monitor none");
     arg("-chardev stdio,id=qmp,signal=off -mon chardev=qmp,mode=control");
     // The console is read from QEMU's stderr, which also has what QEMU itself complains about.
@@ -175,8 +173,8 @@ fn arguments(command: &mut Command, hardware: &Hardware, first: BootOrder) {
             &format!("usb-storage,id=stick,drive=stick,removable=on,bootindex={}", index("stick")),
         ]);
     }
-    if spec.firmware != Firmware::Bios {
-        let code = if spec.secure_boot.is_some() { OVMF_SECURE_CODE } else { OVMF_CODE };
+    if let Some((code, _)) = spec.firmware.flash() {
+        let code = if spec.secure_boot.is_some() { OVMF_SECURE_CODE } else { code };
         if spec.secure_boot.is_some() {
             command.args(["-global", "driver=cfi.pflash01,property=secure,value=on"]);
         }
@@ -186,9 +184,21 @@ fn arguments(command: &mut Command, hardware: &Hardware, first: BootOrder) {
         command.args(["-fw_cfg", "name=opt/org.tianocore/IPv6PXESupport,string=n"]);
     }
     command.args(&spec.more);
-    if spec.firmware == Firmware::UefiHttp {
+    if spec.firmware.is_http_only() {
         command.args(["-fw_cfg", "name=opt/org.tianocore/IPv4PXESupport,string=n"]);
     }
+}
+
+fn board(spec: &MachineSpec) -> String {
+    if spec.firmware.is_arm64() {
+        // What `max` has beside this processor (pointer authentication) costs much under TCG. KVM needs an arm64 host.
+        return "-machine virt,accel=tcg -cpu cortex-a57".to_owned();
+    }
+    // Never `kvm:tcg`: that does not fall back, it crawls. KVM is for hosts where it is known to work.
+    let accelerator =
+        if std::env::var_os("BOOTLACE_KVM").is_some_and(|on| on == "1") { "kvm" } else { "tcg" };
+    let smm = if spec.secure_boot.is_some() { ",smm=on" } else { "" };
+    format!("-machine q35,accel={accelerator}{smm} -cpu max")
 }
 
 /// A comma in a file name is doubled in QEMU's option language.

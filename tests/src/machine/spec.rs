@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use uuid::Uuid;
 
+use crate::doctor::{AAVMF_CODE, AAVMF_VARS, OVMF_CODE, OVMF_VARS};
+
 /// Which firmware a machine starts with, and how that boots from the network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Firmware {
@@ -17,6 +19,30 @@ pub enum Firmware {
     UefiPxe,
     /// OVMF that tries HTTP boot only.
     UefiHttp,
+    /// An arm64 machine, QEMU's board `virt`: AAVMF with EDK2's own PXE stack. It has no SATA controller.
+    Arm64Pxe,
+    /// The same machine, which tries HTTP boot only.
+    Arm64Http,
+}
+
+impl Firmware {
+    pub(crate) fn is_arm64(self) -> bool {
+        matches!(self, Self::Arm64Pxe | Self::Arm64Http)
+    }
+
+    /// Whether it tries no PXE.
+    pub(crate) fn is_http_only(self) -> bool {
+        matches!(self, Self::UefiHttp | Self::Arm64Http)
+    }
+
+    /// The firmware's code and its variables as shipped; QEMU itself has BIOS.
+    pub(crate) fn flash(self) -> Option<(&'static str, &'static str)> {
+        match self {
+            Self::Bios => None,
+            Self::UefiPxe | Self::UefiHttp => Some((OVMF_CODE, OVMF_VARS)),
+            Self::Arm64Pxe | Self::Arm64Http => Some((AAVMF_CODE, AAVMF_VARS)),
+        }
+    }
 }
 
 /// The network card.
