@@ -31,14 +31,17 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
-use super::boot::{OF_BOOTING, Plan};
-use super::codec::{Message, Options, option};
+use super::boot::Plan;
+use super::codec::{Message, option};
 use super::limiter::{Bucket, mix};
 use super::outcome::{IgnoreReason, Port, Seen};
 use super::proxy::ProxyConfig;
 use super::request::{self, Class, MessageType, is_host};
 use super::responder::{Event, Link, Out};
 use crate::{Mac, Time};
+use answer::{answer, deny, unfolded};
+
+mod answer;
 
 /// Questions to the site's server that wait for answers: a thousand machines that are switched on together.
 const PENDING_MAX: usize = 1_024;
@@ -56,24 +59,10 @@ const ASK_BURST: u32 = 1_000;
 const HASTY_MAX: usize = 16;
 /// RFC 1542: what came through this many relays goes in circles.
 const HOPS_MAX: u8 = 16;
-/// The broadcast bit of the flags.
-const BROADCAST: u16 = 0x8000;
 /// IPv4 and UDP headers, which option 57 counts in.
 const HEADERS: usize = 28;
 /// The least and the most of what a client takes (RFC 2131; an Ethernet frame).
 const SIZE: std::ops::RangeInclusive<usize> = 576..=1_500;
-/// Options that a client needs to use its address. When not all fit, the others are left out.
-const NEEDED: [u8; 9] = [
-    option::SUBNET_MASK,
-    option::ROUTER,
-    option::DNS,
-    option::DOMAIN,
-    option::BROADCAST,
-    option::LEASE_TIME,
-    option::RENEWAL,
-    option::REBINDING,
-    option::NTP,
-];
 
 /// A question that was passed on.
 #[derive(Debug)]
@@ -380,81 +369,6 @@ impl Merge {
     pub(super) fn poll_timeout(&self) -> Option<Time> {
         self.deadlines.front().map(|(deadline, _)| *deadline)
     }
-}
-
-/// Sends the client the server's answer, as ours and with the boot file.
-fn answer(
-    boot: &ProxyConfig,
-    now: Time,
-    pending: &Pending,
-    kind: MessageType,
-    theirs: &Message,
-    out: &mut Out,
-) {
-    let theirs = unfolded(theirs);
-    let whole = merged(boot, pending, kind, &theirs, |_| true).emit();
-    let payload = if whole.len() <= pending.room {
-        whole
-    } else {
-        merged(boot, pending, kind, &theirs, |number| NEEDED.contains(&number)).emit()
-    };
-    let (to, link) = if pending.header.flags & BROADCAST != 0 {
-        (Ipv4Addr::BROADCAST, Link::Everybody)
-    } else {
-        (theirs.yiaddr, Link::Station(pending.seen.mac))
-    };
-    out.send(payload, Port::Server67, SocketAddrV4::new(to, 68), link);
-    let Seen { mac, uuid, .. } = pending.seen;
-    if kind == MessageType::Ack {
-        out.counters.acks += 1;
-        out.tell(now, Event::Leased { mac, uuid, address: theirs.yiaddr });
-    } else {
-        out.counters.offers += 1;
-        let offered = pending.plan.offered(Port::Server67);
-        out.tell(now, Event::Offered { seen: pending.seen, offered });
-    }
-}
-
-fn merged(
-    boot: &ProxyConfig,
-    pending: &Pending,
-    kind: MessageType,
-    theirs: &Message,
-    keep: impl Fn(u8) -> bool,
-) -> Message {
-    let mut reply = pending.header.clone();
-    reply.yiaddr = theirs.yiaddr;
-    reply.options.push(option::MESSAGE_TYPE, &[kind.number()]);
-    reply.options.push(option::SERVER_ID, &boot.server.octets());
-    let ours = [option::MESSAGE_TYPE, option::OVERLOAD, option::RELAY_AGENT];
-    for (number, value) in theirs.options.iter() {
-        if !ours.contains(&number) && !OF_BOOTING.contains(&number) && keep(number) {
-            reply.options.push(number, value);
-        }
-    }
-    pending.plan.add_to(boot.server, &mut reply);
-    reply
-}
-
-fn deny(boot: &ProxyConfig, pending: &Pending, out: &mut Out) {
-    let mut reply = pending.header.clone();
-    reply.options.push(option::MESSAGE_TYPE, &[MessageType::Nak.number()]);
-    reply.options.push(option::SERVER_ID, &boot.server.octets());
-    let everybody = SocketAddrV4::new(Ipv4Addr::BROADCAST, 68);
-    out.send(reply.emit(), Port::Server67, everybody, Link::Everybody);
-}
-
-/// The message with the options that it keeps in `file` and `sname` (option 52) among the others.
-fn unfolded(message: &Message) -> Message {
-    let mut whole = message.clone();
-    let overload = message.options.value(option::OVERLOAD).and_then(<[u8]>::first).copied().unwrap_or(0);
-    let fields: [(u8, &[u8]); 2] = [(1, &message.file), (2, &message.sname)];
-    for (_, field) in fields.into_iter().filter(|(bit, _)| overload & bit != 0) {
-        let folded = Options::parse(field).unwrap_or_default();
-        folded.iter().for_each(|(number, value)| whole.options.push(number, value));
-    }
-    whole.options.remove(option::OVERLOAD);
-    whole
 }
 
 #[cfg(test)]
