@@ -46,7 +46,7 @@ impl Identity {
     /// Reads what the machine says, and makes the rest of random bytes.
     pub fn read(dmi: &Path, sys_net: &Path, randomness: Randomness) -> Result<Self, IdentityError> {
         let uuid = uuid(dmi)?;
-        let fingerprint = fingerprint(sys_net, &sys::permanent_address);
+        let fingerprint = fingerprint(sys_net, &sys::link::permanent_address);
         let (key, token) = randomness.split_first_chunk::<32>().expect("there are 48");
         let token = uuid::Builder::from_random_bytes(token.try_into().expect("16 are left")).into_uuid();
         Ok(Self {

@@ -131,7 +131,7 @@ pub async fn run(found: mpsc::Sender<Up>, seed: u32) {
             if known.iter().any(|other| other.index == nic.index) {
                 continue;
             }
-            if let Err(error) = sys::link_up(&nic.name) {
+            if let Err(error) = sys::link::link_up(&nic.name) {
                 say!("{}: cannot be brought up: {error}", nic.name);
             }
             say!("{}: network interface {}", nic.name, mac_text(nic.mac));
@@ -169,7 +169,7 @@ pub async fn configure(nic: Nic, found: mpsc::Sender<Up>, seed: u32) {
 
 /// The DHCP client's driver: wait, feed, act, flush.
 async fn lease(nic: &Nic, found: &mpsc::Sender<Up>, seed: u32) -> io::Result<()> {
-    let socket = sys::watch_packets(sys::PacketSocket::open(nic.index)?)?;
+    let socket = sys::link::watch_packets(sys::link::PacketSocket::open(nic.index)?)?;
     let start = Instant::now();
     let mut client = dhcp::Client::new(nic.mac, seed, Duration::ZERO);
     // Larger than any Ethernet frame that DHCP is sent in.
@@ -189,7 +189,7 @@ async fn lease(nic: &Nic, found: &mpsc::Sender<Up>, seed: u32) -> io::Result<()>
                 }
                 dhcp::Event::Lost => {
                     say!("{}: address is lost", nic.name);
-                    let _ = sys::set_address(&nic.name, Ipv4Addr::UNSPECIFIED, Ipv4Addr::UNSPECIFIED);
+                    let _ = sys::link::set_address(&nic.name, Ipv4Addr::UNSPECIFIED, Ipv4Addr::UNSPECIFIED);
                 }
             }
         }
@@ -211,12 +211,12 @@ async fn lease(nic: &Nic, found: &mpsc::Sender<Up>, seed: u32) -> io::Result<()>
 
 fn apply(nic: &Nic, lease: &dhcp::Lease) {
     let prefix = u32::from(lease.netmask).count_ones();
-    match sys::set_address(&nic.name, lease.address, lease.netmask) {
+    match sys::link::set_address(&nic.name, lease.address, lease.netmask) {
         Ok(()) => say!("{}: address {}/{prefix} from {}", nic.name, lease.address, lease.server),
         Err(error) => say!("{}: address {} cannot be set: {error}", nic.name, lease.address),
     }
     if let Some(router) = lease.router
-        && let Err(error) = sys::add_default_route(router)
+        && let Err(error) = sys::link::add_default_route(router)
     {
         say!("{}: route over {router} cannot be set: {error}", nic.name);
     }

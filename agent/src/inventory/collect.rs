@@ -70,7 +70,7 @@ impl Machine {
         });
         let names = crate::disks::names(&self.sys.join("class/net"));
         let permanent = names.into_iter().filter_map(|name| {
-            let address = sys::permanent_address(&name)?;
+            let address = sys::link::permanent_address(&name)?;
             Some((name, address))
         });
         Told { network, permanent: permanent.collect() }

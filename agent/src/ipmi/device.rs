@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::message::Request;
 use super::{Bmc, LinkError};
-use crate::sys::IpmiDevice;
+use crate::sys::bmc::IpmiDevice;
 
 /// Where the kernel shows the first BMC.
 pub const PATH: &str = "/dev/ipmi0";

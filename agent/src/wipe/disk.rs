@@ -134,7 +134,7 @@ pub fn wipe(disk: &Disk, how: How, told: &dyn Fn(u64)) -> Result<Done, WipeError
         .open(&disk.path)
         .map_err(during("open"))?;
     // The plan may be older than the answer of a disk that wore out.
-    if sys::is_read_only(&file).unwrap_or(false) {
+    if sys::disk::is_read_only(&file).unwrap_or(false) {
         return Err(WipeError::ReadOnly);
     }
     let size = file.seek(io::SeekFrom::End(0)).map_err(during("seek"))?;
@@ -172,7 +172,7 @@ pub fn wipe(disk: &Disk, how: How, told: &dyn Fn(u64)) -> Result<Done, WipeError
     }
     file.sync_all().map_err(during("flush"))?;
     // From here on reads must come from the medium. A plain file has no such request; then the cache will do.
-    let _ = sys::drop_cache(&file);
+    let _ = sys::disk::drop_cache(&file);
     if let Some(mark) = regions.iter().find_map(|region| signatures::find(&file, *region).into_iter().next())
     {
         return Err(WipeError::Left { name: mark.name, offset: mark.offset });
@@ -181,7 +181,7 @@ pub fn wipe(disk: &Disk, how: How, told: &dyn Fn(u64)) -> Result<Done, WipeError
         done.samples = verify(&file, disk.size)?;
     }
     // A disk without partitions, or a file, refuses; the kernel's view is then right already.
-    let _ = sys::reread_partitions(&file);
+    let _ = sys::disk::reread_partitions(&file);
     Ok(done)
 }
 
@@ -197,7 +197,7 @@ fn discard(file: &File, size: u64) -> bool {
     let mut at = 0;
     while at < size {
         let length = DISCARD_STEP.min(size - at);
-        if sys::discard(file, at, length).is_err() {
+        if sys::disk::discard(file, at, length).is_err() {
             return false;
         }
         at += length;
@@ -244,7 +244,7 @@ fn fill(file: &File, size: u64, told: &dyn Fn(u64)) -> Result<u64, WipeError> {
     let mut offload = true;
     while at < size {
         let length = STEP.min(size - at);
-        offload = offload && sys::zero_out(file, at, length).is_ok();
+        offload = offload && sys::disk::zero_out(file, at, length).is_ok();
         if !offload {
             zero_at(file, at, length)
                 .map_err(|source| WipeError::Fill { percent: percent(at, size), source })?;

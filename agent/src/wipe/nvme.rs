@@ -4,7 +4,7 @@
 
 use std::fs::File;
 
-use crate::sys::{self, NvmeCommand};
+use crate::sys::disk::{NvmeCommand, nvme_admin, nvme_namespace};
 
 const IDENTIFY: u8 = 0x06;
 const FORMAT: u8 = 0x80;
@@ -60,12 +60,12 @@ pub fn choose(controller: &[u8], namespace: &[u8], active: &[u8]) -> Result<Form
 /// Formats the namespace that a block device is. The error says why not.
 pub fn format(device: &File) -> Result<&'static str, String> {
     let refused = |error: std::io::Error| format!("the disk refused: {error}");
-    let namespace_id = sys::nvme_namespace(device).map_err(refused)?;
+    let namespace_id = nvme_namespace(device).map_err(refused)?;
     let identify = |what: u32, namespace_id: u32| -> Result<Vec<u8>, String> {
         let mut data = vec![0; 4096];
         let command =
             NvmeCommand { opcode: IDENTIFY, namespace_id, dword_10: what, timeout_ms: IDENTIFY_TIMEOUT_MS };
-        sys::nvme_admin(device, command, &mut data).map_err(refused)?;
+        nvme_admin(device, command, &mut data).map_err(refused)?;
         Ok(data)
     };
     let controller = identify(CONTROLLER, 0)?;
@@ -78,7 +78,7 @@ pub fn format(device: &File) -> Result<&'static str, String> {
         dword_10: format.dword_10,
         timeout_ms: FORMAT_TIMEOUT_MS,
     };
-    sys::nvme_admin(device, command, &mut []).map_err(refused)?;
+    nvme_admin(device, command, &mut []).map_err(refused)?;
     Ok(format.text)
 }
 

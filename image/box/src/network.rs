@@ -15,7 +15,7 @@ use crate::sys;
 /// Keeps the network up, and says when there is an address. Never returns.
 pub(crate) async fn run(config: Arc<Config>, ready: watch::Sender<bool>) {
     let _ = fs::write("/etc/hosts", format!("127.0.0.1 localhost {}\n", config.name));
-    let _ = agent_sys::link_up("lo");
+    let _ = agent_sys::link::link_up("lo");
     net::write_resolv(&config.dns);
     let mut seed = [0; 4];
     let _ = agent_sys::random(&mut seed, false);
@@ -57,7 +57,7 @@ async fn wait_for(name: Option<&str>) -> Nic {
         let found =
             net::nics(Path::new(SYS_NET)).into_iter().find(|nic| name.is_none_or(|name| nic.name == name));
         if let Some(nic) = found {
-            if let Err(error) = agent_sys::link_up(&nic.name) {
+            if let Err(error) = agent_sys::link::link_up(&nic.name) {
                 say!("{}: cannot be brought up: {error}", nic.name);
             }
             return nic;
@@ -78,7 +78,7 @@ async fn add_vlan(below: Nic, id: u16) -> Nic {
     // Its driver has no device that would ask for it.
     bootlace_agent::modules::load_named("8021q");
     let name = format!("{}.{id}", below.name);
-    if let Err(error) = sys::add_vlan(&below.name, id).and_then(|()| agent_sys::link_up(&name)) {
+    if let Err(error) = sys::add_vlan(&below.name, id).and_then(|()| agent_sys::link::link_up(&name)) {
         say!("{name}: cannot be made: {error}");
         return std::future::pending().await;
     }
@@ -89,12 +89,12 @@ async fn add_vlan(below: Nic, id: u16) -> Nic {
 
 fn set_static(name: &str, Static { address, prefix, gateway }: Static) {
     let netmask = Ipv4Addr::from(u32::MAX << (32 - u32::from(prefix)));
-    match agent_sys::set_address(name, address, netmask) {
+    match agent_sys::link::set_address(name, address, netmask) {
         Ok(()) => say!("{name}: address {address}/{prefix}"),
         Err(error) => say!("{name}: address {address} cannot be set: {error}"),
     }
     if let Some(gateway) = gateway
-        && let Err(error) = agent_sys::add_default_route(gateway)
+        && let Err(error) = agent_sys::link::add_default_route(gateway)
     {
         say!("{name}: route over {gateway} cannot be set: {error}");
     }
