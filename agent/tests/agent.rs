@@ -1,6 +1,8 @@
 //! The agent against a small appliance on loopback: configuration, join, tunnel, service, inventory.
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
+#[path = "support/machine.rs"]
+mod machine;
 #[path = "support/tunnels.rs"]
 mod tunnels;
 
@@ -17,9 +19,8 @@ use agent_wire::management::*;
 use agent_wire::talos::block::DiskSpec;
 use agent_wire::talos::hardware::SystemInformationSpec;
 use agent_wire::token::NodeUniqueToken;
-use agent_wire::tunnel::{Opened, TunnelService};
+use agent_wire::tunnel::Opened;
 use bootlace_agent::boot::{Provider, Standing, keep_tunnel, routes};
-use bootlace_agent::identity::Identity;
 use bootlace_agent::inventory::Item;
 use bootlace_agent::ipmi::{CallError, Made, SetupError, Told};
 use bootlace_agent::join;
@@ -29,27 +30,15 @@ use bootlace_agent::tls::Trust;
 use bootlace_agent::wipe::{End, Report};
 use cosi_wire::resource::state_client::StateClient;
 use cosi_wire::resource::{GetRequest, ListRequest, WatchRequest};
+use machine::{UUID, identity, soon};
 use prost::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::StreamExt;
-use tokio_stream::wrappers::TcpListenerStream;
+use tonic::service::Routes;
 use tonic::{Code, Request, Response, Status};
-use tunnels::Tunnels;
-
-async fn soon<T>(what: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(20), what).await.expect("this takes too long")
-}
-
-fn identity() -> Identity {
-    Identity {
-        uuid: "4c4c4544-0031-3010-8034-c2c04f4e5131".into(),
-        fingerprint: "ab".repeat(32),
-        token: NodeUniqueToken { fingerprint: "ab".repeat(32), token: "t".into() },
-        wireguard: siderolink::PrivateKey::from_bytes([1; 32]),
-    }
-}
+use tunnels::{every_tunnel, serve};
 
 /// A machine that remembers what was done to it.
 #[derive(Default)]
@@ -110,20 +99,13 @@ async fn tunnel_to(
     machine: Arc<Remembers>,
     test_mode: bool,
 ) -> (mpsc::UnboundedReceiver<Opened>, tokio::task::JoinHandle<()>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let (sender, opened) = mpsc::unbounded_channel();
-    let service = TunnelService::new(Arc::new(Tunnels(sender))).into_server();
-    tokio::spawn(
-        tonic::transport::Server::builder()
-            .add_service(service)
-            .serve_with_incoming(TcpListenerStream::new(listener)),
-    );
+    let (served, opened) = every_tunnel();
+    let address = serve(served).await;
     let agent = tokio::spawn(async move {
         let routes = routes(machine, Arc::new(many_disks), test_mode);
         let open = AtomicBool::new(false);
         let provider = Provider { uri: format!("http://{address}"), skip_verify: false };
-        let standing = Standing { identity: identity(), trust: Trust::default() };
+        let standing = Standing { identity: identity(UUID), trust: Trust::default() };
         let (_sender, standing) = watch::channel(standing);
         keep_tunnel(&provider, standing, routes, Backoff::new(1), &open).await;
     });
@@ -134,8 +116,8 @@ async fn tunnel_to(
 async fn the_agent_says_who_it_is_and_comes_back_when_its_tunnel_is_closed() {
     let (mut tunnels, _agent) = tunnel_to(Arc::default(), false).await;
     let first = soon(tunnels.recv()).await.unwrap();
-    assert_eq!(first.machine_id, identity().uuid);
-    assert_eq!(first.fingerprint(), Some(identity().fingerprint.as_str()));
+    assert_eq!(first.machine_id, identity(UUID).uuid);
+    assert_eq!(first.fingerprint(), Some(identity(UUID).fingerprint.as_str()));
     first.channel.close("test");
     let second = soon(tunnels.recv()).await.unwrap();
     assert!(!second.channel.same_tunnel(&first.channel));
@@ -293,14 +275,8 @@ impl ProvisionService for MachineApi {
 
 #[tokio::test]
 async fn the_machine_joins_with_what_its_configuration_says() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let api = listener.local_addr().unwrap();
     let service = Arc::new(MachineApi(Mutex::default()));
-    tokio::spawn(
-        tonic::transport::Server::builder()
-            .add_service(ProvisionServiceServer::from_arc(service.clone()))
-            .serve_with_incoming(TcpListenerStream::new(listener)),
-    );
+    let api = serve(Routes::new(ProvisionServiceServer::from_arc(service.clone())).into_axum_router()).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/config?u=x", listener.local_addr().unwrap());
     tokio::spawn(async move {
@@ -311,16 +287,16 @@ async fn the_machine_joins_with_what_its_configuration_says() {
             let _ = stream.write_all(format!("HTTP/1.0 200 OK\r\n\r\n{body}").as_bytes()).await;
         }
     });
-    let refused = soon(join::attempt(&url, &identity())).await.unwrap_err();
+    let refused = soon(join::attempt(&url, &identity(UUID))).await.unwrap_err();
     assert!(refused.to_string().contains("the token is not valid"));
-    let joined = soon(join::join(&url, &identity(), Backoff::new(1), || panic!("not refused"))).await;
+    let joined = soon(join::join(&url, &identity(UUID), Backoff::new(1), || panic!("not refused"))).await;
     assert_eq!(joined.response.node_address_prefix, "fdae::2/64");
     let seen = service.0.lock().unwrap();
     assert_eq!(seen[1].join_token.as_deref(), Some("v2:abc="));
-    assert_eq!(seen[1].node_uuid, identity().uuid);
+    assert_eq!(seen[1].node_uuid, identity(UUID).uuid);
     assert_eq!(seen[1].talos_version.as_deref(), Some(join::TALOS_VERSION));
     let token = NodeUniqueToken::decode(seen[1].node_unique_token.as_deref().unwrap()).unwrap();
-    assert_eq!(token, identity().token);
+    assert_eq!(token, identity(UUID).token);
 }
 
 #[tokio::test(start_paused = true)]
@@ -336,7 +312,7 @@ async fn a_machine_that_is_refused_its_configuration_for_long_is_told_so_again_a
         }
     });
     let (told, mut refused) = mpsc::unbounded_channel();
-    let machine = identity();
+    let machine = identity(UUID);
     let join = join::join(&url, &machine, Backoff::new(1), || {
         told.send(tokio::time::Instant::now()).unwrap();
     });

@@ -13,21 +13,18 @@ use std::net::{TcpListener as StdListener, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use agent_wire::WIPE_REPORT_HEADER;
 use agent_wire::management::agent_service_client::AgentServiceClient;
 use agent_wire::management::*;
-use agent_wire::tunnel::{Opened, TunnelChannel, TunnelService};
+use agent_wire::tunnel::{Opened, TunnelChannel};
 use bootlace_image::binary::Arch;
 use bootlace_image::initramfs::{Contents, pack};
 use bootlace_image::modules::Tree;
-use tokio::net::TcpListener;
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::TcpListenerStream;
 use tonic::Status;
-use tunnels::Tunnels;
+use tunnels::{every_tunnel, serve};
 
 /// An emulated machine beside other builds is slow.
 const BOOT: Duration = Duration::from_secs(120);
@@ -174,12 +171,8 @@ async fn machine(arguments: &str) -> Option<Machine> {
     .unwrap();
     fs::write(at.join("initramfs"), packed.plain).unwrap();
 
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let (sender, tunnels) = mpsc::unbounded_channel();
-    let service = TunnelService::new(Arc::new(Tunnels(sender))).into_server();
-    let incoming = TcpListenerStream::new(listener);
-    tokio::spawn(tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming));
+    let (served, tunnels) = every_tunnel();
+    let port = serve(served).await.port();
 
     let (simulator, serial, lan) = bmc(at);
     let disks = [used(at, "virtio"), used(at, "nvme"), used(at, "ahci"), stick(at)];

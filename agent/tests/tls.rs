@@ -1,6 +1,8 @@
 //! The agent against an appliance and a machine API that speak TLS, or do not.
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
+#[path = "support/machine.rs"]
+mod machine;
 #[path = "support/tunnels.rs"]
 mod tunnels;
 
@@ -12,39 +14,32 @@ use std::time::{Duration, SystemTime};
 use agent_wire::certificate::{Authority, Certificate, Validity};
 use agent_wire::link::provision_service_server::{ProvisionService, ProvisionServiceServer};
 use agent_wire::link::{ProvisionRequest, ProvisionResponse};
-use agent_wire::token::NodeUniqueToken;
-use agent_wire::tunnel::{Opened, TunnelService, limited};
+use agent_wire::tunnel::{Opened, limited};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use bootlace_agent::boot::{Provider, Standing, keep_tunnel, routes};
 use bootlace_agent::config::JoinConfig;
 use bootlace_agent::console::chain;
-use bootlace_agent::identity::Identity;
 use bootlace_agent::ipmi::{Made, SetupError, Told};
 use bootlace_agent::join;
 use bootlace_agent::machine::Machine;
 use bootlace_agent::retry::Backoff;
 use bootlace_agent::tls::{Taken, Trust, connect};
 use bootlace_agent::wipe::Report;
-use netboot_link::http::{self, Service};
+use machine::{UUID, identity, soon};
+use netboot_link::http::Service;
 use rustls::pki_types::PrivatePkcs8KeyDer;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
-use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::{Request, Response, Status};
-use tunnels::Tunnels;
+use tunnels::{every_tunnel, serve};
 
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const HOUR: u64 = 3600;
-const UUID: &str = "4c4c4544-0031-3010-8034-c2c04f4e5131";
 const OTHER_UUID: &str = "11111111-2222-4333-8444-555555555555";
-
-async fn soon<T>(what: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(20), what).await.expect("this takes too long")
-}
 
 fn now() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs()
@@ -77,18 +72,9 @@ fn shown(certificate: Certificate) -> Arc<SingleCertAndKey> {
     Arc::new(SingleCertAndKey::from(key))
 }
 
-async fn serve(service: Service) -> SocketAddr {
-    let listener = TcpListener::bind((LOOPBACK, 0)).await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(http::serve(listener, service, CancellationToken::new()));
-    address
-}
-
 /// An appliance that shows this certificate.
 async fn appliance(certificate: Certificate) -> (SocketAddr, mpsc::UnboundedReceiver<Opened>) {
-    let (sender, opened) = mpsc::unbounded_channel();
-    let service = TunnelService::new(Arc::new(Tunnels(sender))).into_server();
-    let router = Routes::new(service).into_axum_router();
+    let (router, opened) = every_tunnel();
     (serve(Service::encrypted(router, shown(certificate))).await, opened)
 }
 
@@ -106,15 +92,6 @@ impl Machine for Untouched {
     }
     fn set_bmc_user(&self, _: &str, _: &str) -> Result<Made, SetupError> {
         Err(SetupError::NoSlot(0))
-    }
-}
-
-fn identity(uuid: &str) -> Identity {
-    Identity {
-        uuid: uuid.into(),
-        fingerprint: "ab".repeat(32),
-        token: NodeUniqueToken { fingerprint: "ab".repeat(32), token: "t".into() },
-        wireguard: siderolink::PrivateKey::from_bytes([1; 32]),
     }
 }
 
