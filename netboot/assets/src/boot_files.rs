@@ -70,6 +70,93 @@ pub enum LoadError {
     },
 }
 
+/// The iPXE binaries of a directory: there, of a size that fits, and not read yet. DHCP needs no more than their names.
+#[derive(Debug)]
+pub struct FoundFiles {
+    files: Vec<Found>,
+}
+
+#[derive(Debug)]
+struct Found {
+    path: PathBuf,
+    file: File,
+    length: usize,
+    names: &'static [&'static str],
+}
+
+impl FoundFiles {
+    /// Opens the binaries of a directory.
+    ///
+    /// # Errors
+    /// When the directory or a file that is there cannot be opened, or no binary is there.
+    pub fn of(ipxe_dir: &Path) -> Result<Self, LoadError> {
+        std::fs::read_dir(ipxe_dir)
+            .map_err(|source| LoadError::Directory { path: ipxe_dir.into(), source })?;
+        let mut files = Vec::new();
+        for (sources, names) in SERVED {
+            for source in sources {
+                let Some(found) = Found::open(ipxe_dir.join(source), names)? else { continue };
+                files.push(found);
+                break;
+            }
+        }
+        if files.is_empty() {
+            return Err(LoadError::Nothing { path: ipxe_dir.into() });
+        }
+        Ok(Self { files })
+    }
+
+    /// The names, for the choice of what DHCP offers.
+    #[must_use]
+    pub fn binaries(&self) -> BinarySet {
+        self.files.iter().flat_map(|found| found.names).map(|name| (*name).to_owned()).collect()
+    }
+
+    /// Takes them in.
+    ///
+    /// # Errors
+    /// When one of them cannot be read.
+    pub fn load(self) -> Result<BootFiles, LoadError> {
+        let mut files = BTreeMap::new();
+        for found in self.files {
+            let names = found.names;
+            let bytes = found.read()?;
+            files.extend(names.iter().map(|name| ((*name).to_owned(), bytes.clone())));
+        }
+        Ok(BootFiles { files })
+    }
+}
+
+impl Found {
+    /// `None` when it is not there.
+    fn open(path: PathBuf, names: &'static [&'static str]) -> Result<Option<Self>, LoadError> {
+        let failed = |source| LoadError::File { path: path.clone(), source };
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(failed(error)),
+        };
+        let metadata = file.metadata().map_err(failed)?;
+        if metadata.is_dir() {
+            return Err(failed(io::ErrorKind::IsADirectory.into()));
+        }
+        match usize::try_from(metadata.len()) {
+            Ok(length) if metadata.len() <= MAX_FILE => Ok(Some(Self { path, file, length, names })),
+            _ => Err(LoadError::TooLarge { path }),
+        }
+    }
+
+    /// Its bytes, read to where they stay: each page of them is written once.
+    fn read(mut self) -> Result<Arc<[u8]>, LoadError> {
+        let mut bytes: Arc<[u8]> = std::iter::repeat_n(0, self.length).collect();
+        let room = Arc::get_mut(&mut bytes).expect("nobody else has it yet");
+        match self.file.read_exact(room) {
+            Ok(()) => Ok(bytes),
+            Err(source) => Err(LoadError::File { path: self.path, source }),
+        }
+    }
+}
+
 /// Files by the names that TFTP and HTTP serve them by. Names of one file share its bytes.
 #[derive(Clone, Debug, Default)]
 pub struct BootFiles {
@@ -82,21 +169,14 @@ impl BootFiles {
     /// # Errors
     /// When the directory or a file that is there cannot be read, or no binary is there.
     pub fn load(ipxe_dir: &Path, extra: Vec<(String, Vec<u8>)>) -> Result<Self, LoadError> {
-        std::fs::read_dir(ipxe_dir)
-            .map_err(|source| LoadError::Directory { path: ipxe_dir.into(), source })?;
-        let mut files = BTreeMap::new();
-        for (sources, names) in SERVED {
-            for source in sources {
-                let Some(bytes) = read(&ipxe_dir.join(source))? else { continue };
-                files.extend(names.iter().map(|name| ((*name).to_owned(), bytes.clone())));
-                break;
-            }
-        }
-        if files.is_empty() {
-            return Err(LoadError::Nothing { path: ipxe_dir.into() });
-        }
-        files.extend(extra.into_iter().map(|(name, bytes)| (name, bytes.into())));
-        Ok(Self { files })
+        Ok(FoundFiles::of(ipxe_dir)?.load()?.with(extra))
+    }
+
+    /// The same with more files, which win over those of the same name.
+    #[must_use]
+    pub fn with(mut self, extra: Vec<(String, Vec<u8>)>) -> Self {
+        self.files.extend(extra.into_iter().map(|(name, bytes)| (name, bytes.into())));
+        self
     }
 
     /// Files that exist nowhere on disk.
@@ -116,22 +196,6 @@ impl Files for BootFiles {
     fn open(&self, name: &str) -> Option<Arc<[u8]>> {
         self.files.get(name).cloned()
     }
-}
-
-/// The file's bytes; `None` when it is not there.
-fn read(path: &Path) -> Result<Option<Arc<[u8]>>, LoadError> {
-    let failed = |source| LoadError::File { path: path.into(), source };
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(failed(error)),
-    };
-    let mut bytes = Vec::new();
-    file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(failed)?;
-    if bytes.len() as u64 > MAX_FILE {
-        return Err(LoadError::TooLarge { path: path.into() });
-    }
-    Ok(Some(bytes.into()))
 }
 
 #[cfg(test)]
@@ -172,6 +236,20 @@ mod tests {
         let files = BootFiles::load(debian_directory().path(), Vec::new()).unwrap();
         let (one, other) = (files.open("snp.efi").unwrap(), files.open("amd64/snp.efi").unwrap());
         assert!(Arc::ptr_eq(&one, &other));
+    }
+
+    #[test]
+    fn what_is_found_has_the_names_of_what_is_taken_in() {
+        let directory = debian_directory();
+        let found = FoundFiles::of(directory.path()).unwrap();
+        // What was opened is served, whatever its name is given to meanwhile.
+        std::fs::remove_file(directory.path().join("ipxe.efi")).unwrap();
+        std::fs::write(directory.path().join("snponly.efi"), "").unwrap();
+        let names = found.binaries();
+        let error = found.load().unwrap_err();
+        assert!(error.to_string().contains("snponly.efi"), "it was cut off: {error}");
+        let files = BootFiles::load(debian_directory().path(), Vec::new()).unwrap();
+        assert_eq!(files.binaries(), names);
     }
 
     #[test]

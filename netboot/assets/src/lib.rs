@@ -13,4 +13,4 @@ pub mod cache;
 pub mod factory;
 
 pub use asset_dir::{AssetDir, AssetError};
-pub use boot_files::{BootFiles, LoadError};
+pub use boot_files::{BootFiles, FoundFiles, LoadError};

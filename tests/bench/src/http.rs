@@ -1,5 +1,6 @@
 //! A small HTTP/1.1 client, and load by it: files to many clients at once, or requests after one another.
 
+use std::cell::RefCell;
 use std::io::{self, Write};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::AsRawFd;
@@ -30,6 +31,11 @@ const TEXT_MAX: u64 = 1 << 20;
 /// When the runtime cannot be started.
 pub(crate) fn runtime() -> Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")
+}
+
+thread_local! {
+    /// Room for bytes that the kernel throws away: it writes nothing there, and one is enough for all connections.
+    static NOWHERE: RefCell<Vec<u8>> = RefCell::new(vec![0; PIECE]);
 }
 
 /// A connection to a server.
@@ -76,7 +82,7 @@ impl Connection {
         }
         let stream = socket.connect(host.into()).await.context("cannot connect")?;
         stream.set_nodelay(true)?;
-        Ok(Self { stream, host, buffer: vec![0; PIECE], filled: 0 })
+        Ok(Self { stream, host, buffer: vec![0; HEAD_MAX], filled: 0 })
     }
 
     /// Asks for a path and reads the whole answer.
@@ -92,7 +98,7 @@ impl Connection {
                 break (end + 4, status, length);
             }
             ensure!(self.filled < HEAD_MAX, "the head is too long");
-            self.read(HEAD_MAX, MsgFlags::empty()).await?;
+            self.read(HEAD_MAX).await?;
         };
         self.take(head);
         let mut answer = Answer { status, length, text: String::new() };
@@ -100,8 +106,9 @@ impl Connection {
             Body::Text => {
                 ensure!(length <= TEXT_MAX, "the text is too long");
                 let length = usize::try_from(length)?;
+                self.make_room(length);
                 while self.filled < length {
-                    self.read(length, MsgFlags::empty()).await?;
+                    self.read(length).await?;
                 }
                 answer.text = String::from_utf8_lossy(&self.buffer[..length]).into_owned();
                 self.take(length);
@@ -111,16 +118,16 @@ impl Connection {
                 self.filled = 0;
                 while rest > 0 {
                     let want = usize::try_from(rest.min(PIECE as u64))?;
-                    rest -= self.read(want, MsgFlags::MSG_TRUNC).await? as u64;
-                    self.filled = 0;
+                    rest -= self.discard(want).await? as u64;
                 }
             }
             Body::Same(expected) => {
                 ensure!(length == expected.len() as u64, "the file has another length");
+                self.make_room(PIECE);
                 let mut at = 0;
                 while at < expected.len() {
                     if self.filled == 0 {
-                        self.read(PIECE.min(expected.len() - at), MsgFlags::empty()).await?;
+                        self.read(PIECE.min(expected.len() - at)).await?;
                     }
                     let (got, want) = (&self.buffer[..self.filled], expected.get(at..at + self.filled));
                     ensure!(want == Some(got), "the file differs after byte {at}");
@@ -132,29 +139,58 @@ impl Connection {
         Ok(answer)
     }
 
-    /// Reads once, to at most `until` bytes in the buffer.
-    async fn read(&mut self, until: usize, flags: MsgFlags) -> Result<usize> {
-        loop {
-            self.stream.readable().await?;
-            let (fd, room) = (self.stream.as_raw_fd(), &mut self.buffer[self.filled..until]);
-            let read = self.stream.try_io(Interest::READABLE, || {
-                recv(fd, room, flags | MsgFlags::MSG_DONTWAIT).map_err(io::Error::from)
-            });
-            match read {
-                Ok(0) => bail!("the server closed the connection"),
-                Ok(length) => {
-                    self.filled += length;
-                    return Ok(length);
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error).context("the connection broke"),
-            }
+    /// Room for so many bytes in the buffer: most answers are small, and there are thousands of connections.
+    fn make_room(&mut self, length: usize) {
+        if self.buffer.len() < length {
+            self.buffer.resize(length, 0);
         }
+    }
+
+    /// Reads once, to at most `until` bytes in the buffer.
+    async fn read(&mut self, until: usize) -> Result<usize> {
+        let (fd, room) = (self.stream.as_raw_fd(), &mut self.buffer[self.filled..until]);
+        let length = receive(&self.stream, room.len(), || recv(fd, room, MsgFlags::MSG_DONTWAIT)).await?;
+        self.filled += length;
+        Ok(length)
+    }
+
+    /// Has the kernel throw away at most so many bytes.
+    async fn discard(&mut self, want: usize) -> Result<usize> {
+        let (fd, flags) = (self.stream.as_raw_fd(), MsgFlags::MSG_TRUNC | MsgFlags::MSG_DONTWAIT);
+        receive(&self.stream, want, || NOWHERE.with_borrow_mut(|room| recv(fd, &mut room[..want], flags)))
+            .await
     }
 
     fn take(&mut self, length: usize) {
         self.buffer.copy_within(length..self.filled, 0);
         self.filled -= length;
+    }
+}
+
+/// Waits for bytes and takes them by `take`, which is asked for `want`.
+async fn receive(
+    stream: &TcpStream,
+    want: usize,
+    mut take: impl FnMut() -> nix::Result<usize>,
+) -> Result<usize> {
+    loop {
+        stream.readable().await?;
+        let mut drained = 0;
+        let read = stream.try_io(Interest::READABLE, || match take()? {
+            // There is no more: the next ones wake us, and to ask for them before costs a call.
+            length if 0 < length && length < want => {
+                drained = length;
+                Err(io::ErrorKind::WouldBlock.into())
+            }
+            length => Ok(length),
+        });
+        match read {
+            Ok(0) => bail!("the server closed the connection"),
+            Ok(length) => return Ok(length),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && drained > 0 => return Ok(drained),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error).context("the connection broke"),
+        }
     }
 }
 

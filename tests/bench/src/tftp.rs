@@ -3,29 +3,26 @@
 //! Loss and delay are made here, in the client: each DATA and each ACK is dropped by chance, each packet that the
 //! client sends is held back. (The kernels that this runs on have no netem.)
 
-use std::io::{self, IoSliceMut};
+mod transfer;
+
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::rc::Rc;
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
-use netboot::Time;
-use netboot::tftp::{Client, ClientError, Options, Wanted};
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrIn, recvmsg, setsockopt, sockopt};
-use tokio::io::Interest;
+use anyhow::{Context, Result, bail};
+use netboot::tftp::{ClientError, Options, Wanted};
 use tokio::net::UdpSocket;
 use tokio::task::LocalSet;
 
+pub(crate) use self::transfer::read;
 use crate::cost::Server;
 use crate::report::{Report, Unit};
 use crate::stats::Phase;
 
 /// No file of a load is larger.
 const FILE_MAX: usize = 256 << 20;
-const DATAGRAM: usize = 65_536;
 const DATA: u8 = 3;
 const ACK: u8 = 4;
 
@@ -196,113 +193,20 @@ impl Link {
         self
     }
 
-    /// One datagram, or several of one length (the last may be shorter): bytes, length of one, and from whom.
-    fn receive(&self, socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<(usize, usize, SocketAddrV4)> {
-        if self.together {
-            return socket.try_io(Interest::READABLE, || receive_together(socket.as_raw_fd(), buffer));
-        }
-        match socket.try_recv_from(buffer)? {
-            (length, std::net::SocketAddr::V4(peer)) => Ok((length, length.max(1), peer)),
-            _ => Err(io::ErrorKind::Unsupported.into()),
-        }
-    }
-
     fn loses(&mut self, packet: &[u8]) -> bool {
         self.loss > 0.0 && matches!(packet, [0, DATA | ACK, ..]) && self.chance.next() < self.loss
     }
 
-    fn send(&mut self, socket: &Arc<UdpSocket>, bytes: Vec<u8>, to: SocketAddrV4) {
+    /// `known`: the socket sends nowhere else.
+    fn send(&mut self, socket: &Arc<UdpSocket>, bytes: Vec<u8>, to: SocketAddrV4, known: bool) {
         if self.loses(&bytes) {
             return;
         }
+        // A full queue is loss, which the protocol is made for.
         match &self.delay {
             Some(delay) => delay.send(socket, bytes, to),
-            // A full queue is loss, which the protocol is made for.
+            None if known => drop(socket.try_send(&bytes)),
             None => drop(socket.try_send_to(&bytes, to.into())),
-        }
-    }
-}
-
-fn receive_together(fd: RawFd, buffer: &mut [u8]) -> io::Result<(usize, usize, SocketAddrV4)> {
-    let mut space = nix::cmsg_space!(i32);
-    let mut parts = [IoSliceMut::new(buffer)];
-    let flags = MsgFlags::MSG_DONTWAIT;
-    let message = recvmsg::<SockaddrIn>(fd, &mut parts, Some(&mut space), flags)?;
-    let segment = message.cmsgs()?.find_map(|said| match said {
-        ControlMessageOwned::UdpGroSegments(bytes) => usize::try_from(bytes).ok(),
-        _ => None,
-    });
-    let peer = message.address.ok_or(io::ErrorKind::Unsupported)?;
-    Ok((message.bytes, segment.unwrap_or(message.bytes).max(1), SocketAddrV4::new(peer.ip(), peer.port())))
-}
-
-/// Reads one file.
-pub(crate) async fn read(
-    wanted: Wanted,
-    from: Ipv4Addr,
-    link: &mut Link,
-    epoch: Instant,
-) -> Result<Transfer> {
-    let socket = Arc::new(UdpSocket::bind((from, 0)).await.context("cannot bind a client's port")?);
-    if link.together {
-        setsockopt(&socket.as_fd(), sockopt::UdpGroSegment, &true).context("no UDP_GRO here")?;
-    }
-    // A new socket counts as full until the runtime has looked.
-    socket.writable().await?;
-    let now = || Time::from_micros(u64::try_from(epoch.elapsed().as_micros()).unwrap_or(u64::MAX));
-    let began = Instant::now();
-    let mut client = Client::counting(now(), wanted);
-    let mut buffer = buffer();
-    let (mut repeats, mut heard) = (0, Instant::now());
-    loop {
-        while let Some((to, bytes)) = client.poll_transmit() {
-            link.send(&socket, bytes, to);
-        }
-        match client.outcome() {
-            Some(Ok(_)) => {
-                return Ok(Transfer { bytes: client.received() as u64, repeats, took: began.elapsed() });
-            }
-            Some(Err(error)) => bail!(words(error)),
-            None => {}
-        }
-        let deadline = client.poll_timeout().ok_or_else(|| anyhow!("the client waits for nothing"))?;
-        let wake = match link.timeout {
-            Some(timeout) => heard + timeout,
-            None => epoch + Duration::from_micros(deadline.as_micros()),
-        };
-        // Cancel-safe: both only wait.
-        tokio::select! {
-            ready = socket.readable() => ready?,
-            () = tokio::time::sleep_until(wake.into()) => {
-                // The machine is told its own deadline, whatever the load's own timeout is.
-                client.handle_timeout(now().max(deadline));
-                repeats += 1;
-                heard = Instant::now();
-                continue;
-            }
-        }
-        loop {
-            match link.receive(&socket, &mut buffer) {
-                Ok((length, segment, peer)) => {
-                    for packet in buffer[..length].chunks(segment) {
-                        if link.loses(packet) {
-                            continue;
-                        }
-                        let before = client.received();
-                        client.handle_packet(now(), peer, packet);
-                        if client.received() > before {
-                            heard = Instant::now();
-                        }
-                        while let Some((to, bytes)) = client.poll_transmit() {
-                            link.send(&socket, bytes, to);
-                        }
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                // The server's process or port is not there yet; the next timeout asks again.
-                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => break,
-                Err(error) => return Err(error).context("cannot receive"),
-            }
         }
     }
 }
@@ -342,10 +246,6 @@ pub(crate) async fn ask_size(wanted: Wanted, from: Ipv4Addr, limit: Duration) ->
 /// The reason without what differs from client to client.
 fn words(error: &ClientError) -> String {
     error.to_string()
-}
-
-fn buffer() -> Vec<u8> {
-    vec![0; DATAGRAM]
 }
 
 /// Numbers by chance, the same ones for the same seed (xorshift64*).
