@@ -188,7 +188,7 @@ impl Link<'_> {
                     self.since = Instant::now();
                     bytes = &bytes[sent..];
                 }
-                Err(error) => self.wait(error).await?,
+                Err(error) => drop(self.wait(error).await?),
             }
         }
         Ok(())
@@ -205,46 +205,78 @@ impl Link<'_> {
                     .await
                     .map_err(io::Error::other)??;
             }
-            while at < end {
-                let mut offset = i64::try_from(at).map_err(io::Error::other)?;
-                let wanted = usize::try_from(end - at).unwrap_or(usize::MAX);
-                let send = || Ok(sendfile(&self.stream, &*file, Some(&mut offset), wanted)?);
-                match self.stream.try_io(Interest::WRITABLE, send) {
-                    // The file shrank. The promised length cannot be kept, so the connection must break.
-                    Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                    Ok(sent) => {
-                        self.since = Instant::now();
-                        at += sent as u64;
-                    }
-                    Err(error) => self.wait(error).await?,
-                }
-            }
+            at = self.send_chunk(&file, at, end).await?;
         }
         done(range.end - range.start);
         Ok(())
     }
 
-    /// Waits until the client takes more, unless the error is another.
-    async fn wait(&mut self, error: io::Error) -> io::Result<()> {
-        match error.kind() {
-            io::ErrorKind::WouldBlock => {}
-            io::ErrorKind::Interrupted => return Ok(()),
-            _ => return Err(error),
-        }
-        loop {
-            // Cancel-safe: both only wait.
-            tokio::select! {
-                biased;
-                ready = self.stream.writable() => return ready,
-                () = self.tick.as_mut() => {
-                    self.tick.as_mut().reset(Instant::now() + TICK);
-                    if self.since.elapsed() >= STALL {
-                        return Err(io::ErrorKind::TimedOut.into());
+    /// Sends a part of a file, which is in the kernel's cache; its end.
+    async fn send_chunk(&mut self, file: &File, mut at: u64, end: u64) -> io::Result<u64> {
+        let mut late = false;
+        while at < end {
+            let mut offset = i64::try_from(at).map_err(io::Error::other)?;
+            let wanted = usize::try_from(end - at).unwrap_or(usize::MAX);
+            let mut partly = 0;
+            let mut send = || match sendfile(&self.stream, file, Some(&mut offset), wanted)? {
+                // It is full: the client's next ACK wakes us, and to try again before costs a call each time.
+                sent if 0 < sent && sent < wanted => {
+                    partly = sent;
+                    Err(io::ErrorKind::WouldBlock.into())
+                }
+                sent => Ok(sent),
+            };
+            // Who is late tries without having been woken: what ended a call early may have been something else.
+            let result = if late { send() } else { self.stream.try_io(Interest::WRITABLE, send) };
+            late = false;
+            match result {
+                // The file shrank. The promised length cannot be kept, so the connection must break.
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(sent) => {
+                    self.since = Instant::now();
+                    at += sent as u64;
+                }
+                Err(error) => {
+                    if partly > 0 {
+                        self.since = Instant::now();
+                        at += partly as u64;
                     }
+                    late = self.wait(error).await? == Woken::Late;
                 }
             }
         }
+        Ok(at)
     }
+
+    /// Waits until the client takes more, unless the error is another.
+    async fn wait(&mut self, error: io::Error) -> io::Result<Woken> {
+        match error.kind() {
+            io::ErrorKind::WouldBlock => {}
+            io::ErrorKind::Interrupted => return Ok(Woken::Ready),
+            _ => return Err(error),
+        }
+        // Cancel-safe: both only wait.
+        tokio::select! {
+            biased;
+            ready = self.stream.writable() => ready.map(|()| Woken::Ready),
+            () = self.tick.as_mut() => {
+                self.tick.as_mut().reset(Instant::now() + TICK);
+                if self.since.elapsed() >= STALL {
+                    return Err(io::ErrorKind::TimedOut.into());
+                }
+                Ok(Woken::Late)
+            }
+        }
+    }
+}
+
+/// What ended a wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Woken {
+    /// The socket takes more.
+    Ready,
+    /// Nothing within [`TICK`].
+    Late,
 }
 
 /// Has the kernel read a part of a file into its cache.
