@@ -91,7 +91,7 @@ bench: setup build ## Thousands of clients against us and other servers, into do
 	$(if $(BENCH),,cargo bench -p testbed --bench decision)
 	$(if $(BENCH),,cargo test -p testbed --test scale -- --nocapture --include-ignored)
 
-conformance: images ## Omni's own Go clients against the hub, Talos' against the agent and the extension, Talos' metal agent on a machine (needs Go)
+conformance: images ## Omni's own Go clients against the hub, Talos' against the agent and the extension, Talos' metal agent and the Go provider with machines (needs Go)
 	tests/conformance/run.sh
 	tests/conformance/machineapi/run.sh
 	tests/conformance/agent/run.sh
@@ -99,6 +99,7 @@ conformance: images ## Omni's own Go clients against the hub, Talos' against the
 	tests/conformance/extension/run.sh
 	tests/conformance/talos/run.sh
 	tests/conformance/metal-agent/run.sh
+	tests/conformance/provider/run.sh
 
 fuzz: ## Mutates captured packets against every parser, FUZZ_SECONDS (60) each, with overflow checks
 	FUZZ_SECONDS=$(FUZZ_SECONDS) cargo test -p netboot -p netboot-link --test fuzz -- --nocapture --test-threads=2

@@ -1,6 +1,7 @@
 //! A whole bed: the network, its router, the machines.
 
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result, ensure};
@@ -106,6 +107,11 @@ impl Bed {
     pub fn machines(&self) -> Vec<Machine> {
         let machines = self.machines.lock().unwrap_or_else(PoisonError::into_inner);
         machines.iter().map(|(machine, _)| machine.clone()).collect()
+    }
+
+    /// Starts a program of a test's own. It is gone when the bed is.
+    pub fn spawn(&self, what: &str, command: Command) -> Result<Child> {
+        self.remains.spawn(what, command)
     }
 
     /// Starts an appliance in its namespace and returns when it serves.
