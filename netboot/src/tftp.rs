@@ -10,6 +10,7 @@
 //! **Driver.** `netboot_link::tftp` owns the socket and the clock.
 
 mod client;
+mod event;
 mod name;
 mod packet;
 mod rtt;
@@ -17,9 +18,10 @@ mod server;
 mod session;
 
 pub use client::{Client, ClientError, Wanted};
+pub use event::{Counters, Event, FailReason};
 pub use name::{MAX_NAME, NameError, clean_name};
 pub use packet::{ErrorCode, Mode, Options, Packet, ParseError, Request};
-pub use server::{Burst, Counters, Event, FailReason, Files, Limits, Part, Server};
+pub use server::{Burst, Files, Limits, Part, Server};
 
 /// The largest block offered: an Ethernet MTU of 1500 less 20 of IPv4, 8 of UDP and 4 of TFTP. More would be
 /// sent as IP fragments, which PXE ROMs often cannot put together.
