@@ -5,8 +5,8 @@
 //! as a whole frame, by a packet socket, to the station that the kernel itself spoke with a moment ago.
 //!
 //! The kernel's way stays for everything else, and for everybody whom this one does not fit: options come first and by
-//! the kernel, which asks for the station; a client whose station it does not know is beyond a router; and after a
-//! block that was lost, for whatever reason, the client is left to the kernel for a while.
+//! the kernel, which asks for the station; a client whose station it does not know is beyond a router; what was lost is
+//! sent again by the kernel; and a transfer whose first frame was lost, for whatever reason, is left to it.
 
 use std::collections::HashMap;
 use std::io;
@@ -29,10 +29,10 @@ const KNOWN: Duration = Duration::from_secs(2);
 /// As long, when the kernel did not know it: the next block may find it out, and whoever is beyond a router costs a
 /// question a millisecond at most.
 const UNKNOWN: Duration = Duration::from_millis(1);
-/// How long a client that lost a block is left to the kernel. Where frames do not pass (a translation of addresses on
-/// this host) that is one wait for the deadline in so many seconds.
+/// How long a transfer that lost its first frame is left to the kernel. Where frames do not pass (a translation of
+/// addresses on this host) that is one wait for the deadline in so many seconds.
 const LOST: Duration = Duration::from_secs(10);
-/// Addresses remembered: as many as there are transfers.
+/// Clients remembered: as many as there are transfers.
 const STATIONS: usize = 4096;
 
 const IP: usize = 20;
@@ -46,6 +46,8 @@ struct Station {
     /// Absent when it is to be left to the kernel.
     mac: Option<Mac>,
     until: Time,
+    /// A frame arrived there: what is lost after it is the network's loss.
+    proven: bool,
 }
 
 /// See the module.
@@ -55,7 +57,7 @@ pub(super) struct Direct {
     interface: String,
     own: Mac,
     from: SocketAddrV4,
-    stations: HashMap<Ipv4Addr, Station>,
+    stations: Stations,
     blocks: u64,
 }
 
@@ -72,7 +74,7 @@ impl Direct {
             let _ = setsockopt(&socket, sockopt::SndBuf, &SEND_BUFFER);
         }
         let interface = interface.to_owned();
-        Ok(Self { socket, interface, own, from, stations: HashMap::new(), blocks: 0 })
+        Ok(Self { socket, interface, own, from, stations: Stations::default(), blocks: 0 })
     }
 
     /// Blocks that went this way.
@@ -86,7 +88,8 @@ impl Direct {
         let mut headers = [[0; HEADERS]; BURSTS];
         let (mut left, mut end) = (0, bursts.len());
         while left < end {
-            match self.station(now, kernel, &bursts[left].0) {
+            let ask = |address| neighbour(kernel, &self.interface, address);
+            match self.stations.way(now, &bursts[left].0, ask) {
                 Some(mac) => {
                     end -= 1;
                     let (burst, bytes) = &bursts[left];
@@ -118,27 +121,39 @@ impl Direct {
         self.blocks += sent as u64;
         bursts.len() - sent
     }
+}
 
-    /// Where a burst can go this way.
-    fn station(&mut self, now: Time, kernel: &UdpSocket, burst: &Burst) -> Option<Mac> {
-        let address = *burst.peer.ip();
-        let station = match burst.part {
-            Part::Other => return None,
-            Part::Again => Station { mac: None, until: now + LOST },
-            Part::Next => {
-                if let Some(station) = self.stations.get(&address).filter(|station| now < station.until) {
-                    return station.mac;
+/// Where clients are, by what the kernel says and by what became of the last frames.
+#[derive(Debug, Default)]
+struct Stations(HashMap<SocketAddrV4, Station>);
+
+impl Stations {
+    /// The station that a burst can be sent to, if any; the kernel is asked by `ask`.
+    fn way(&mut self, now: Time, burst: &Burst, ask: impl FnOnce(Ipv4Addr) -> Option<Mac>) -> Option<Mac> {
+        match (burst.part, self.0.get_mut(&burst.peer)) {
+            (Part::Other, _) | (Part::Again, None) => None,
+            (Part::Again, Some(station)) => {
+                if station.mac.is_some() && !station.proven {
+                    *station = Station { mac: None, until: now + LOST, proven: false };
                 }
-                let mac = neighbour(kernel, &self.interface, address);
-                Station { mac, until: now + if mac.is_some() { KNOWN } else { UNKNOWN } }
+                None
             }
-        };
-        if self.stations.len() >= STATIONS {
-            // Forgetting costs a question each.
-            self.stations.clear();
+            (Part::Next, Some(station)) if now < station.until => {
+                // The next one is due: the one before it arrived.
+                station.proven = station.mac.is_some();
+                station.mac
+            }
+            (Part::Next, _) => {
+                let mac = ask(*burst.peer.ip());
+                let until = now + if mac.is_some() { KNOWN } else { UNKNOWN };
+                if self.0.len() >= STATIONS {
+                    // Forgetting costs a question each.
+                    self.0.clear();
+                }
+                self.0.insert(burst.peer, Station { mac, until, proven: false });
+                mac
+            }
         }
-        self.stations.insert(address, station);
-        station.mac
     }
 }
 

@@ -44,3 +44,53 @@ fn without_an_address_or_an_interface_the_kernel_sends_all() {
     assert!(Direct::open("lo", SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 69)).is_err());
     assert!(Direct::open("no such interface", SocketAddrV4::new(Ipv4Addr::LOCALHOST, 69)).is_err());
 }
+
+fn burst(port: u16, part: Part) -> Burst {
+    Burst { peer: SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 9), port), segment: 4, datagrams: 1, part }
+}
+
+#[test]
+fn a_station_is_asked_for_once_and_again_when_that_is_old() {
+    let (mut stations, mut asked) = (Stations::default(), 0);
+    let mut way = |millis: u64, part, knows: bool| {
+        let ask = |_| {
+            asked += 1;
+            knows.then_some(STATION)
+        };
+        (stations.way(Time::from_millis(millis), &burst(1, part), ask), asked)
+    };
+    assert_eq!(way(0, Part::Other, true), (None, 0));
+    assert_eq!(way(0, Part::Next, false), (None, 1));
+    assert_eq!(way(0, Part::Next, true), (None, 1), "the kernel does not know it yet");
+    assert_eq!(way(1, Part::Next, true), (Some(STATION), 2));
+    assert_eq!(way(2_000, Part::Next, true), (Some(STATION), 2));
+    assert_eq!(way(2_001, Part::Next, false), (None, 3), "it went away");
+}
+
+#[test]
+fn who_lost_the_first_frame_is_left_to_the_kernel_and_who_lost_a_later_one_is_not() {
+    let mut stations = Stations::default();
+    let mut way = |millis: u64, port, part| {
+        stations.way(Time::from_millis(millis), &burst(port, part), |_| Some(STATION))
+    };
+    for port in [1, 2] {
+        assert_eq!(way(0, port, Part::Next), Some(STATION));
+    }
+    assert_eq!(way(1, 2, Part::Next), Some(STATION));
+    for port in [1, 2] {
+        assert_eq!(way(100, port, Part::Again), None, "what was lost is sent by the kernel");
+    }
+    assert_eq!(way(101, 1, Part::Next), None);
+    assert_eq!(way(10_099, 1, Part::Next), None);
+    assert_eq!(way(101, 2, Part::Next), Some(STATION));
+    assert_eq!(way(10_101, 1, Part::Next), Some(STATION), "once more after a while");
+}
+
+#[test]
+fn no_more_clients_are_remembered_than_there_can_be() {
+    let mut stations = Stations::default();
+    for port in 0..=u16::MAX {
+        stations.way(Time::ZERO, &burst(port, Part::Next), |_| None);
+        assert!(stations.0.len() <= STATIONS);
+    }
+}
