@@ -4,6 +4,9 @@
 //! Whoever has something to tell is not kept waiting for a disk or a log: the event goes into memory, and a thread
 //! writes what came in the meantime, a batch by one call. A SIGKILL costs the file the events of the last
 //! [`WRITE_PAUSE`], never their order.
+//!
+//! The same thread first reads what earlier runs wrote, which may be 8 MB, while machines are answered already: what is
+//! told until then comes behind it.
 
 mod repeats;
 
@@ -58,6 +61,8 @@ struct Shared {
     inner: Mutex<Inner>,
     /// The writer waits here for events.
     events: Condvar,
+    /// Who asks for events waits here for those of earlier runs.
+    read: Condvar,
     latest: watch::Sender<u64>,
 }
 
@@ -66,23 +71,21 @@ struct Inner {
     repeats: Repeats,
     /// Sequence numbers of earlier runs.
     offset: u64,
+    /// What was told before the files of earlier runs were read; absent after that.
+    early: Option<Vec<Event>>,
     /// The writer has nothing to do.
     waiting: bool,
     ending: bool,
 }
 
 impl Recorder {
-    /// Opens the journal of `directory` and reads what is there. Lines that are torn (power may fail at
+    /// Opens the journal of `directory`; what is there is read meanwhile. Lines that are torn (power may fail at
     /// any instruction) are passed over.
     pub(crate) fn open(directory: &Path) -> io::Result<Arc<Self>> {
-        let mut journal = Journal::new(JOURNAL_EVENTS);
-        let mut first_seq = None;
-        for name in [OLD_FILE_NAME, FILE_NAME] {
-            for entry in read_entries(&directory.join(name))? {
-                first_seq.get_or_insert(entry.seq);
-                journal.record(entry.event);
-            }
-        }
+        // A file that cannot be read is told of now.
+        let old = [OLD_FILE_NAME, FILE_NAME].map(|name| open_for_reading(&directory.join(name)));
+        let [older, newer] = old;
+        let old: Vec<File> = [older?, newer?].into_iter().flatten().collect();
         let path = directory.join(FILE_NAME);
         let mut file = OpenOptions::new().create(true).append(true).open(&path)?;
         let bytes = file.metadata()?.len();
@@ -90,20 +93,37 @@ impl Recorder {
         if bytes > 0 {
             file.write_all(b"\n")?;
         }
-        let offset = first_seq.map_or(0, |first: u64| first.saturating_sub(1));
-        let written = journal.last_seq();
-        let inner = Inner { journal, repeats: Repeats::default(), offset, waiting: false, ending: false };
+        let inner = Inner {
+            journal: Journal::new(JOURNAL_EVENTS),
+            repeats: Repeats::default(),
+            offset: 0,
+            early: Some(Vec::new()),
+            waiting: false,
+            ending: false,
+        };
         let shared = Arc::new(Shared {
             inner: Mutex::new(inner),
             events: Condvar::new(),
-            latest: watch::Sender::new(offset + written),
+            read: Condvar::new(),
+            latest: watch::Sender::new(0),
         });
         let disk = Disk { directory: directory.to_path_buf(), file: Some(file), bytes, failed: false };
         let writer = {
             let shared = Arc::clone(&shared);
-            thread::Builder::new().name("journal".into()).spawn(move || shared.write(disk, written))?
+            let write = move || {
+                let written = shared.replay(old);
+                shared.write(disk, written);
+            };
+            thread::Builder::new().name("journal".into()).spawn(write)?
         };
         Ok(Arc::new(Self { shared, writer: Some(writer) }))
+    }
+
+    /// Until what earlier runs wrote is there.
+    pub(crate) async fn wait_until_read(&self) {
+        let mut latest = self.shared.latest.subscribe();
+        // It changes when all is read, and lives as long as we do.
+        while self.shared.inner().early.is_some() && latest.changed().await.is_ok() {}
     }
 
     /// Where the parts of the appliance put their events.
@@ -117,6 +137,13 @@ impl Recorder {
         if inner.repeats.has(&event) {
             return;
         }
+        if let Some(early) = &mut inner.early {
+            // More than the journal holds would be forgotten again.
+            if early.len() < JOURNAL_EVENTS {
+                early.push(event);
+            }
+            return;
+        }
         let (seq, _) = inner.journal.record(event);
         self.shared.latest.send_replace(inner.offset + seq);
         if std::mem::take(&mut inner.waiting) {
@@ -124,9 +151,12 @@ impl Recorder {
         }
     }
 
-    /// All entries after number `seq` that are still in memory; 0 means all.
+    /// All entries after number `seq` that are still in memory; 0 means all. Waits until they are read
+    /// ([`Recorder::wait_until_read`]).
     pub(crate) fn since(&self, seq: u64) -> Vec<Entry> {
         let inner = self.shared.inner();
+        let inner = self.shared.read.wait_while(inner, |inner| inner.early.is_some());
+        let inner = inner.unwrap_or_else(PoisonError::into_inner);
         inner.since(seq.saturating_sub(inner.offset)).collect()
     }
 
@@ -150,6 +180,32 @@ impl Drop for Recorder {
 impl Shared {
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes in what earlier runs wrote, then what was told meanwhile; the number of the last one that is on disk.
+    fn replay(&self, files: Vec<File>) -> u64 {
+        let mut journal = Journal::new(JOURNAL_EVENTS);
+        let mut first_seq = None;
+        for file in files {
+            let read = read_entries(file, |entry| {
+                first_seq.get_or_insert(entry.seq);
+                journal.record(entry.event);
+            });
+            if let Err(error) = read {
+                tracing::warn!(%error, "a part of the boot journal cannot be read");
+            }
+        }
+        let offset = first_seq.map_or(0, |first: u64| first.saturating_sub(1));
+        let written = journal.last_seq();
+        let mut inner = self.inner();
+        for event in inner.early.take().unwrap_or_default() {
+            journal.record(event);
+        }
+        (inner.journal, inner.offset) = (journal, offset);
+        self.latest.send_replace(offset + inner.journal.last_seq());
+        drop(inner);
+        self.read.notify_all();
+        written
     }
 
     /// The writer's thread: everything after `written`, until the end.
@@ -272,24 +328,28 @@ fn let_others_run(at: usize) {
     }
 }
 
-fn read_entries(path: &Path) -> io::Result<Vec<Entry>> {
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error),
-    };
-    let mut entries = Vec::new();
-    for line in BufReader::new(file).split(b'\n') {
+/// `None` when it is not there.
+fn open_for_reading(path: &Path) -> io::Result<Option<File>> {
+    match File::open(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn read_entries(file: File, mut take: impl FnMut(Entry)) -> io::Result<()> {
+    for (at, line) in BufReader::new(file).split(b'\n').enumerate() {
+        let_others_run(at);
         let line = line?;
         if line.is_empty() || line.len() > LINE_BYTES_MAX {
             continue;
         }
         match serde_json::from_slice::<Entry>(&line) {
-            Ok(entry) => entries.push(entry),
-            Err(error) => tracing::debug!(%error, path = %path.display(), "passing over a torn journal line"),
+            Ok(entry) => take(entry),
+            Err(error) => tracing::debug!(%error, "passing over a torn journal line"),
         }
     }
-    Ok(entries)
+    Ok(())
 }
 
 /// Milliseconds since 1970, for [`Event::at_ms`].

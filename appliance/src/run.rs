@@ -112,6 +112,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
 
     // Machines that were switched on are not kept waiting for the hub.
     let networks = netboot::answer(&mut site, sockets.boot).await?;
+    site.recorder.wait_until_read().await;
     let link = match sockets.hub {
         Some(sockets_of_hub) => {
             let hub = hub::start(&mut site, sockets_of_hub).await?;
@@ -191,6 +192,9 @@ fn lock_state_dir(directory: &Path) -> anyhow::Result<Flock<File>> {
     let path = directory.join(LOCK_NAME);
     let file = File::create(&path).with_context(|| format!("cannot write to {}", directory.display()))?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| {
-        anyhow::anyhow!("{}: another bootlace runs in this state directory ({error})", path.display())
+        anyhow::anyhow!(
+            "{}: another bootlace runs in this state directory; stop it, or give this one another state_dir ({error})",
+            path.display()
+        )
     })
 }

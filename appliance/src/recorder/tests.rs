@@ -22,6 +22,28 @@ fn events_survive_a_restart_and_sequence_numbers_go_on() {
     assert_eq!(*recorder.follow().borrow(), 3);
 }
 
+#[tokio::test]
+async fn what_is_told_before_earlier_runs_are_read_comes_behind_them() {
+    let dir = tempfile::tempdir().unwrap();
+    // A pipe gives its lines when the test writes them.
+    let path = dir.path().join(OLD_FILE_NAME);
+    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let old = OpenOptions::new().read(true).write(true).open(&path).unwrap();
+    let recorder = Recorder::open(dir.path()).unwrap();
+    (recorder.sink())(event(2));
+    assert!(recorder.shared.inner().early.is_some(), "nobody waits for a file to be read");
+    let line = serde_json::to_string(&Entry { seq: 7, event: event(1) }).unwrap();
+    writeln!(&old, "{line}").unwrap();
+    drop(old);
+    recorder.wait_until_read().await;
+    let entries = recorder.since(0);
+    assert_eq!(
+        entries.iter().map(|entry| (entry.seq, entry.event.at_ms)).collect::<Vec<_>>(),
+        [(7, 1), (8, 2)]
+    );
+    assert_eq!(*recorder.follow().borrow(), 8);
+}
+
 #[test]
 fn a_torn_line_costs_only_itself() {
     let dir = tempfile::tempdir().unwrap();
