@@ -64,12 +64,16 @@ Example:
         ttl: Duration,
     },
     /// List the providers and when their keys end
+    #[command(after_help = "Example:
+  bootlace hub provider list -o json")]
     List {
         /// Output format
         #[arg(short, long, value_enum, default_value_t)]
         output: Format,
     },
     /// Remove a provider, its account and its machines
+    #[command(after_help = "Example:
+  bootlace hub provider delete edge-2")]
     Delete {
         /// Provider id
         id: String,

@@ -64,7 +64,10 @@ pub(super) async fn answer(site: &mut Site, sockets: BootSockets) -> anyhow::Res
         site.spawn("raw stack", async move { Ok(stack.await?) });
     }
     let ipxe_dir = site.config.netboot.ipxe_dir.clone();
-    let unreadable = || format!("cannot read iPXE binaries from {}", ipxe_dir.display());
+    let unreadable = || {
+        let place = ipxe_dir.display();
+        format!("cannot read iPXE binaries from {place}; install the package `ipxe`, or set netboot.ipxe_dir")
+    };
     let found = FoundFiles::of(&ipxe_dir).with_context(unreadable)?;
     let (mut networks, mut begun) = (Vec::new(), Vec::new());
     for network in sockets.networks {

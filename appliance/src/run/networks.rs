@@ -3,11 +3,12 @@
 use std::fmt;
 use std::net::Ipv4Addr;
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 use netboot::Subnet;
 use netboot::dhcp::server::ServerConfig;
 use netboot_link::frames::VlanId;
 use netboot_link::raw;
+use nix::net::if_::if_nametoindex;
 
 use crate::config::{Config, DhcpMode, Interface, Ipv6, Profile, Stack};
 
@@ -77,6 +78,7 @@ pub(super) fn of_tables(config: &Config) -> anyhow::Result<Vec<Network>> {
     let addresses = kernel_addresses()?;
     let mut networks: Vec<Network> = Vec::new();
     for interface in &config.netboot.interfaces {
+        is_there(&interface.name)?;
         let chosen = choose(interface, &addresses)
             .map_err(|hint| anyhow!(hint))
             .with_context(|| format!("cannot serve {}", interface.name))?;
@@ -87,6 +89,15 @@ pub(super) fn of_tables(config: &Config) -> anyhow::Result<Vec<Network>> {
         networks.extend(vlans.into_iter().map(|vlan| Network { vlan, ..chosen.clone() }));
     }
     Ok(networks)
+}
+
+fn is_there(interface: &str) -> anyhow::Result<()> {
+    match if_nametoindex(interface) {
+        Ok(_) => Ok(()),
+        Err(error) => {
+            bail!("cannot serve {interface}: {}; `ip link` shows those that are there", error.desc())
+        }
+    }
 }
 
 /// The stack for a network, our address there, and why.
@@ -178,6 +189,13 @@ pub(super) fn kernel_addresses() -> anyhow::Result<Vec<KernelAddress>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_interface_that_is_not_there_is_named_with_what_to_do() {
+        is_there("lo").unwrap();
+        let told = is_there("no-such-link").unwrap_err().to_string();
+        assert!(told.contains("no-such-link: No such device; `ip link` shows"), "{told}");
+    }
 
     const KERNEL: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 1);
     const FREE: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 5);

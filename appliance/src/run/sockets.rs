@@ -114,10 +114,10 @@ impl HubSockets {
     /// On the kernel's addresses as configured, when it serves any network, and on every raw one.
     async fn bind(config: &Config, raw: &[RawPlace<'_>], kernel: bool) -> anyhow::Result<Self> {
         let listen = config.api.listen.ip();
-        let everywhere = async |port: u16, what: &str| -> anyhow::Result<Vec<TcpListener>> {
+        let everywhere = |port: u16, what: &str, key: &str| -> anyhow::Result<Vec<TcpListener>> {
             let mut listeners = Vec::new();
             if kernel {
-                listeners.push(tcp(SocketAddr::new(listen, port), what).await?);
+                listeners.push(tcp(SocketAddr::new(listen, port), what, key)?);
             }
             for place in raw {
                 listeners.push(raw_tcp(place, port)?);
@@ -125,15 +125,18 @@ impl HubSockets {
             Ok(listeners)
         };
         Ok(Self {
-            api: tcp(config.hub.api_listen, "the hub's API").await?,
-            machine_api: everywhere(config.hub.machine_api_port, "the machine API").await?,
+            api: tcp(config.hub.api_listen, "the hub's API", "hub.api_listen")?,
+            machine_api: everywhere(config.hub.machine_api_port, "the machine API", "hub.machine_api_port")?,
             kernel_logs: match config.hub.kernel_log_port {
-                Some(port) if config.hub.wireguard.is_none() => everywhere(port, "kernel logs").await?,
+                Some(port) if config.hub.wireguard.is_none() => {
+                    everywhere(port, "kernel logs", "hub.kernel_log_port")?
+                }
                 _ => Vec::new(),
             },
             wireguard: match config.hub.wireguard {
                 Some(wireguard) => Some(WireguardSocket {
-                    udp: udp(SocketAddr::new(listen, wireguard.port), "WireGuard").await?,
+                    udp: udp(SocketAddr::new(listen, wireguard.port), "WireGuard", "hub.wireguard_port")
+                        .await?,
                     over_grpc: wireguard.over_grpc || !raw.is_empty(),
                 }),
                 None => None,
@@ -175,10 +178,10 @@ impl NetworkSockets {
         };
         let ipv6 = super::dhcp::bind_ipv6(&network, port).await?;
         let tls = match &config.tls {
-            Some(tls) => Some(tcp(SocketAddr::new(listen.ip(), tls.port), "TLS").await?),
+            Some(tls) => Some(tcp(SocketAddr::new(listen.ip(), tls.port), "TLS", "tls.api_port")?),
             None => None,
         };
-        Ok(Self { network, http: tcp(listen, "HTTP").await?, tls, tftp, dhcp, ipv6 })
+        Ok(Self { network, http: tcp(listen, "HTTP", "api.port")?, tls, tftp, dhcp, ipv6 })
     }
 }
 
@@ -187,12 +190,16 @@ fn raw_tcp(place: &RawPlace<'_>, port: u16) -> anyhow::Result<TcpListener> {
     TcpListener::from_std(listener).context("cannot use a socket of the raw stack")
 }
 
-async fn udp(address: SocketAddr, what: &str) -> anyhow::Result<UdpSocket> {
-    UdpSocket::bind(address).await.with_context(|| format!("cannot listen on udp {address} for {what}"))
+/// `key`: what names another port.
+async fn udp(address: SocketAddr, what: &str, key: &str) -> anyhow::Result<UdpSocket> {
+    let failed = || format!("cannot listen on udp {address} for {what} ({key} names another port)");
+    UdpSocket::bind(address).await.with_context(failed)
 }
 
-async fn tcp(address: SocketAddr, what: &str) -> anyhow::Result<TcpListener> {
-    listen(address).with_context(|| format!("cannot listen on {address} for {what}"))
+/// `key`: what names another port.
+fn tcp(address: SocketAddr, what: &str, key: &str) -> anyhow::Result<TcpListener> {
+    listen(address)
+        .with_context(|| format!("cannot listen on {address} for {what} ({key} names another port)"))
 }
 
 /// Listens for a rack.
@@ -227,5 +234,13 @@ mod tests {
             let connect = tokio::time::timeout(Duration::from_secs(30), TcpStream::connect(address));
             streams.push(connect.await.unwrap_or_else(|_| panic!("no room after {count}")).unwrap());
         }
+    }
+
+    #[tokio::test]
+    async fn a_port_that_is_taken_is_told_with_the_key_that_names_another() {
+        let taken = listen("127.0.0.1:0".parse().unwrap()).unwrap().local_addr().unwrap();
+        let _other = listen(taken).unwrap();
+        let told = tcp(taken, "HTTP", "api.port").unwrap_err().to_string();
+        assert_eq!(told, format!("cannot listen on {taken} for HTTP (api.port names another port)"));
     }
 }

@@ -94,10 +94,10 @@ impl fmt::Display for VlanId {
 #[derive(Debug, Error)]
 pub enum FrameError {
     /// There is no such interface, or it is no Ethernet interface.
-    #[error("no Ethernet interface {0:?}")]
+    #[error("no Ethernet interface {0:?}; `ip link` shows those that are there")]
     NoInterface(String),
     /// The packet socket cannot be opened; it needs `CAP_NET_RAW`.
-    #[error("cannot open a packet socket on {interface}")]
+    #[error("cannot open a packet socket on {interface}, which takes root or CAP_NET_RAW")]
     Open {
         /// Which interface.
         interface: String,
