@@ -128,62 +128,14 @@ pub fn parse(text: &str) -> Result<Config> {
     let file: File = toml::from_str(text).map_err(|error| anyhow::anyhow!("{}", error.to_string().trim()))?;
     let words = file.stick;
     let default = Config::default();
-    // `line 3, box.vlan: …`
-    let refuse = |span: std::ops::Range<usize>, key: &str, message: String| -> anyhow::Error {
-        let line = text[..span.start.min(text.len())].matches('\n').count() + 1;
-        anyhow::anyhow!("line {line}, box.{key}: {message}")
-    };
-    let check = |key: &str, value: Option<&Spanned<String>>, fits: fn(&str) -> bool, want: &str| match value {
-        Some(value) if !fits(value.as_ref()) => {
-            Err(refuse(value.span(), key, format!("{:?} is no {want}", value.as_ref())))
-        }
-        _ => Ok(()),
-    };
-    check("name", words.name.as_ref(), is_name, "host name: letters, digits and hyphens")?;
-    check("interface", words.interface.as_ref(), is_interface, "interface name such as eth0")?;
-    check(
-        "update_url",
-        words.update_url.as_ref(),
-        |url| url.starts_with("http://"),
-        "address such as http://192.0.2.1/bootlace.slot",
-    )?;
-    check("update_sha256", words.update_sha256.as_ref(), is_hash, "SHA-256: 64 hexadecimal digits")?;
+    let text = Text(text);
+    text.check("name", words.name.as_ref(), is_name, "host name: letters, digits and hyphens")?;
+    text.check("interface", words.interface.as_ref(), is_interface, "interface name such as eth0")?;
     if let Some(vlan) = words.vlan.as_ref().filter(|vlan| !(1..=4094).contains(vlan.as_ref())) {
-        return Err(refuse(vlan.span(), "vlan", format!("{} is no VLAN: 1 to 4094", vlan.as_ref())));
+        return Err(text.refuse(vlan, "vlan", format!("{} is no VLAN: 1 to 4094", vlan.as_ref())));
     }
-    let address = match &words.address {
-        None => None,
-        Some(text) => match parse_address(text.as_ref()) {
-            Some((address, prefix)) => Some(Static {
-                address,
-                prefix,
-                gateway: words.gateway.as_ref().map(|gateway| *gateway.as_ref()),
-            }),
-            None => {
-                let message = format!("{:?} is no address such as 192.0.2.10/24", text.as_ref());
-                return Err(refuse(text.span(), "address", message));
-            }
-        },
-    };
-    if let (Some(gateway), None) = (&words.gateway, &address) {
-        return Err(refuse(
-            gateway.span(),
-            "gateway",
-            "there is no address; DHCP tells its own gateway".to_owned(),
-        ));
-    }
-    let update = match (words.update_url, words.update_sha256) {
-        (Some(url), Some(hash)) => {
-            Some(Update { url: url.into_inner(), hash: hash.into_inner().to_ascii_lowercase() })
-        }
-        (None, None) => None,
-        (Some(one), None) => {
-            return Err(refuse(one.span(), "update_url", "it needs update_sha256".to_owned()));
-        }
-        (None, Some(one)) => {
-            return Err(refuse(one.span(), "update_sha256", "it needs update_url".to_owned()));
-        }
-    };
+    let address = text.address(&words)?;
+    let update = text.update(&words)?;
     if words.time_servers.as_ref().is_some_and(|servers| servers.len() > 8) {
         bail!("box.time_servers: more than eight of them");
     }
@@ -198,6 +150,65 @@ pub fn parse(text: &str) -> Result<Config> {
         watchdog: words.watchdog.unwrap_or(true),
         update,
     })
+}
+
+/// The file, so that a wrong value can be pointed at.
+struct Text<'a>(&'a str);
+
+impl Text<'_> {
+    /// `line 3, box.vlan: …`
+    fn refuse<T>(&self, value: &Spanned<T>, key: &str, message: String) -> anyhow::Error {
+        let line = self.0[..value.span().start.min(self.0.len())].matches('\n').count() + 1;
+        anyhow::anyhow!("line {line}, box.{key}: {message}")
+    }
+
+    fn check(
+        &self,
+        key: &str,
+        value: Option<&Spanned<String>>,
+        fits: fn(&str) -> bool,
+        want: &str,
+    ) -> Result<()> {
+        match value {
+            Some(value) if !fits(value.as_ref()) => {
+                Err(self.refuse(value, key, format!("{:?} is no {want}", value.as_ref())))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn address(&self, words: &Words) -> Result<Option<Static>> {
+        let Some(text) = &words.address else {
+            return match &words.gateway {
+                None => Ok(None),
+                Some(gateway) => {
+                    let message = "there is no address; DHCP tells its own gateway".to_owned();
+                    Err(self.refuse(gateway, "gateway", message))
+                }
+            };
+        };
+        let Some((address, prefix)) = parse_address(text.as_ref()) else {
+            let message = format!("{:?} is no address such as 192.0.2.10/24", text.as_ref());
+            return Err(self.refuse(text, "address", message));
+        };
+        let gateway = words.gateway.as_ref().map(|gateway| *gateway.as_ref());
+        Ok(Some(Static { address, prefix, gateway }))
+    }
+
+    fn update(&self, words: &Words) -> Result<Option<Update>> {
+        let is_url = |url: &str| url.starts_with("http://");
+        let (url, hash) = (words.update_url.as_ref(), words.update_sha256.as_ref());
+        self.check("update_url", url, is_url, "address such as http://192.0.2.1/bootlace.slot")?;
+        self.check("update_sha256", hash, is_hash, "SHA-256: 64 hexadecimal digits")?;
+        match (url, hash) {
+            (Some(url), Some(hash)) => {
+                Ok(Some(Update { url: url.as_ref().clone(), hash: hash.as_ref().to_ascii_lowercase() }))
+            }
+            (None, None) => Ok(None),
+            (Some(one), None) => Err(self.refuse(one, "update_url", "it needs update_sha256".to_owned())),
+            (None, Some(one)) => Err(self.refuse(one, "update_sha256", "it needs update_url".to_owned())),
+        }
+    }
 }
 
 fn is_name(text: &str) -> bool {
