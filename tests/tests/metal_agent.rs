@@ -8,7 +8,9 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
-use testbed::{ApplianceSpec, Disk, DiskSpec, Firmware, LIMIT, Machine, MachineSpec, Site, wait_until};
+use testbed::{
+    APPLIANCE_ADDRESS, ApplianceSpec, Disk, DiskSpec, Firmware, LIMIT, Machine, MachineSpec, Site, wait_until,
+};
 
 /// Room for the stand-in system's image.
 const DISK_MIB: u64 = 256;
@@ -19,11 +21,11 @@ const STARTED: &str = "\"msg\":\"connected to Talos\"";
 const WIPES: &str = "\"msg\":\"wipe disks\"";
 
 /// An appliance that has no agent of ours to give.
-fn site() -> Result<Site> {
+fn site(change: impl FnOnce(ApplianceSpec) -> ApplianceSpec) -> Result<Site> {
     let assets = std::env::var_os("METAL_AGENT_ASSETS").map(PathBuf::from);
     let assets = assets.context("run tests/conformance/metal-agent/run.sh")?;
     ensure!(!assets.join("initramfs-metal-amd64.xz").exists(), "our own agent is there");
-    Site::start(ApplianceSpec::built()?.assets(assets).config("kind = \"talos\"\n"))
+    Site::start(change(ApplianceSpec::built()?.assets(assets).config("kind = \"talos\"\n")))
 }
 
 fn said(machine: &Machine, words: &str) -> usize {
@@ -55,7 +57,7 @@ fn signatures(disk: &Disk) -> Result<String> {
 #[test]
 #[ignore = "needs Go: tests/conformance/metal-agent/run.sh"]
 fn a_machine_lives_from_discovery_to_release_with_talos_own_metal_agent() -> Result<()> {
-    let mut site = site()?;
+    let mut site = site(|spec| spec)?;
     let spec = MachineSpec::new("talos", Firmware::Bios).memory_mib(512);
     let machine = site.bed.machine(
         spec.disk(DiskSpec::marked(DISK_MIB, MARKER))
@@ -109,5 +111,33 @@ fn a_machine_lives_from_discovery_to_release_with_talos_own_metal_agent() -> Res
     machine.wait_power(LIMIT, false)?;
     ensure!(said(&machine, WIPES) > wipes, "it was not the agent that wiped");
     ensure!(system.is_blank()?, "a released machine is wiped again");
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs Go: tests/conformance/metal-agent/run.sh"]
+fn talos_own_metal_agent_takes_a_bmc_over_for_the_appliance_through_a_tunnel_with_tls() -> Result<()> {
+    // Whom it trusts is what Talos trusts, which only Talos is told.
+    let tls = "\n[tls]\nenabled = true\nagent_skip_verify = true\n";
+    let site = site(|spec| spec.bmcs().config(tls))?;
+    let spec = MachineSpec::new("bmc", Firmware::Bios).bmc().memory_mib(512);
+    let machine = site.bed.machine(spec.disk(DiskSpec::marked(DISK_MIB, MARKER)))?;
+    machine.power_on()?;
+    for step in ["pending", "tunnel_opened"] {
+        site.step(&machine, step)?;
+    }
+    machine.console().wait(LIMIT, &format!("\"provider_address\":\"https://{APPLIANCE_ADDRESS}:50043\""))?;
+    ensure!(machine.power_calls().is_empty(), "nobody switches a pending machine");
+
+    site.machines("accept", &machine, &[])?;
+    let configured = site.step(&machine, "power_configured")?;
+    ensure!(configured.detail("driver") == "ipmi", "{configured}");
+    for step in ["wipe_finished", "ready", "power_off"] {
+        site.step(&machine, step)?;
+    }
+    // With the password that the agent gave the BMC.
+    machine.wait_power_call(LIMIT, "/poweroff")?;
+    machine.wait_power(LIMIT, false)?;
+    ensure!(machine.disks()[0].is_blank()?, "the disk of an accepted machine is wiped");
     Ok(())
 }

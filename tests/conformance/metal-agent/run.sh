@@ -32,13 +32,14 @@ fi
 echo "metal agent: $version, $(stat -c %s "$program") bytes"
 
 # Only what Image Factory would have: Talos for clusters, and Talos with the metal agent. No agent of ours.
-kernel=$(basename "$(ls /boot/vmlinuz-*-cloud-amd64 | sort -V | tail -n 1)")
-kernel=${kernel#vmlinuz-}
+# Debian's generic kernel, which has the drivers of BMCs.
+kernel=$(ls /lib/modules | grep -E -- '[0-9]-amd64$' | sort -V | tail -n 1)
 images=$work/assets/image/$SCHEMATIC/$TALOS
 mkdir -p "$images"
 cp -r "$root"/build/assets/image/. "$work/assets/image/"
 cp "/boot/vmlinuz-$kernel" "$images/kernel-amd64"
-"$bin/bootlace-image" initramfs --init "${STANDIN:-$bin/standin-os}" --modules "/lib/modules/$kernel" --drivers virtio \
+"$bin/bootlace-image" initramfs --init "${STANDIN:-$bin/standin-os}" --modules "/lib/modules/$kernel" \
+	--drivers virtio,ipmi_si,ipmi_devintf \
 	--file "/usr/local/lib/containers/metal-agent/talos-metal-agent=$program" -o "$images/initramfs-amd64.xz"
 
 cd "$root"
