@@ -39,6 +39,7 @@ fn the_record_of_a_wipe_ends_the_need_for_it() {
         initial_wipe_done: true,
         wiped_node_unique_token: "{token}".to_owned(),
         boot_at_wipe: Some(at(0).into()),
+        ..WipeStatusSpec::default()
     };
     assert_eq!(*record, expected);
     assert_eq!(*record, wipe_record(&view.machine.as_ref().unwrap().spec, Some(at(0))));
