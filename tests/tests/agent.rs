@@ -235,6 +235,10 @@ fn an_accepted_server_loses_exactly_the_right_disks_and_others_none() -> Result<
     let journal = site.appliance.cli_ok(&["journal"])?;
     let told: Vec<&str> = journal.lines().filter(|line| line.contains("disk ")).collect();
     println!("{}", told.join("\n"));
+    let shown = site.appliance.cli_ok(&["machines", "show", &machine.uuid().to_string(), "-o", "json"])?;
+    let shown: serde_json::Value = serde_json::from_str(&shown)?;
+    let kept_told = shown["last_wipe"]["disks"].as_array().context("no last wipe is shown")?;
+    ensure!(kept_told.len() == told.len(), "{shown}");
     for disk in [ssd, nvme] {
         ensure!(signatures(disk)?.is_empty(), "{}: {:?}", disk.serial(), signatures(disk)?);
     }
