@@ -1,6 +1,8 @@
 //! A server's thread with a network namespace of its own, joined to the test's by a pair of interfaces: `srv` there,
 //! `cli` here. Both namespaces, and the interfaces in them, end with their threads.
 
+#![allow(dead_code, reason = "each test uses a part of it")]
+
 use std::process::Command;
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
@@ -10,7 +12,6 @@ use nix::unistd::{geteuid, gettid};
 use tokio_util::sync::CancellationToken;
 
 /// Of `cli`, whose address is 192.0.2.2/24.
-#[allow(dead_code, reason = "not every test looks at it")]
 pub(crate) const CLIENT_MAC: [u8; 6] = [0x52, 0x54, 0, 0x88, 0, 1];
 
 /// Runs a command of one-word arguments, which has to succeed.
