@@ -26,6 +26,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use netboot::PREFETCH_REST;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use sockets::Sockets;
@@ -46,8 +47,8 @@ use crate::tls::Certificates;
 /// The appliance is one small box; two threads serve it, or one where only one can run: two on one core would only
 /// wake each other.
 const WORKERS_MAX: usize = 2;
-/// After this the hub and the link have done what they do once.
-const START_REST: Duration = Duration::from_secs(2);
+/// After this the hub and the link have done what they do once, and the image cache has looked what is needed.
+const START_REST: Duration = PREFETCH_REST.saturating_add(Duration::from_millis(500));
 const LOCK_NAME: &str = "lock";
 
 type Ended = (&'static str, anyhow::Result<()>);

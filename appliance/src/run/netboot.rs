@@ -32,7 +32,7 @@ use crate::recorder::unix_millis;
 /// Its folder in the state directory.
 const CACHE_NAME: &str = "cache";
 /// A rack that is allocated at once is looked at once. Machines take longer to be switched on and to ask.
-const PREFETCH_REST: Duration = Duration::from_secs(2);
+pub(super) const PREFETCH_REST: Duration = Duration::from_secs(2);
 
 /// What all networks share.
 struct Common {
