@@ -85,7 +85,9 @@ async fn many_clients_at_once_all_finish() {
     let shutdown = CancellationToken::new();
     let server = tokio::spawn(run(socket, files(), Arc::new(|_| {}), shutdown.clone()));
     let options = Options { block_size: Some(1468), window_size: Some(4), ..Options::default() };
-    let downloads = futures_util::future::join_all((0..8).map(|_| download(address, "large", options)));
+    // So many that the server gathers what comes.
+    let clients = (0..CROWD + 8).map(|_| download(address, "large", options));
+    let downloads = futures_util::future::join_all(clients);
     for data in tokio::time::timeout(PATIENCE, downloads).await.unwrap() {
         assert_eq!(data.unwrap().len(), 1_000_000);
     }
