@@ -1,3 +1,4 @@
+use std::net::Ipv4Addr;
 use std::sync::Mutex;
 
 use netboot::Time;
@@ -23,8 +24,17 @@ async fn wait_until(deadline: Option<tokio::time::Instant>) {
 
 /// Downloads one file through a real socket.
 async fn download(server: SocketAddr, name: &str, options: Options) -> Result<Vec<u8>, ClientError> {
+    download_to(Ipv4Addr::LOCALHOST, server, name, options).await
+}
+
+async fn download_to(
+    own: Ipv4Addr,
+    server: SocketAddr,
+    name: &str,
+    options: Options,
+) -> Result<Vec<u8>, ClientError> {
     let SocketAddr::V4(server) = server else { panic!("an IPv4 server") };
-    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let socket = UdpSocket::bind((own, 0)).await.unwrap();
     let clock = Clock::start();
     let wanted = Wanted { server, name: name.into(), options, max_bytes: 10 << 20 };
     let mut client = Client::new(Time::ZERO, wanted);
@@ -86,7 +96,8 @@ async fn many_clients_at_once_all_finish() {
     let server = tokio::spawn(run(socket, files(), Arc::new(|_| {}), shutdown.clone()));
     let options = Options { block_size: Some(1468), window_size: Some(4), ..Options::default() };
     // So many that the server gathers what comes.
-    let clients = (0..CROWD + 8).map(|_| download(address, "large", options));
+    let own = |client: usize| Ipv4Addr::new(127, 0, 1, u8::try_from(client).unwrap());
+    let clients = (1..CROWD + 8).map(|client| download_to(own(client), address, "large", options));
     let downloads = futures_util::future::join_all(clients);
     for data in tokio::time::timeout(PATIENCE, downloads).await.unwrap() {
         assert_eq!(data.unwrap().len(), 1_000_000);
