@@ -80,7 +80,7 @@ impl<'a> Interface<'a> {
         let mut address: libc::sockaddr = unsafe { zeroed() };
         address.sa_family = libc::ARPHRD_ETHER;
         for (to, from) in address.sa_data.iter_mut().zip(mac.0) {
-            *to = from.cast_signed();
+            *to = libc::c_char::from_ne_bytes([from]);
         }
         request.ifr_ifru.ifru_hwaddr = address;
         self.ioctl(libc::SIOCSIFHWADDR, &mut request)
@@ -128,14 +128,14 @@ pub(crate) fn neighbour(socket: &UdpSocket, interface: &str, address: Ipv4Addr) 
         return None;
     }
     for (to, from) in request.arp_dev.iter_mut().zip(interface.bytes()) {
-        *to = from.cast_signed();
+        *to = libc::c_char::from_ne_bytes([from]);
     }
     request.arp_pa = place(address);
     // SAFETY: `request` is an arpreq that outlives the call.
     let asked = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGARP, &raw mut request) };
     let known =
         asked >= 0 && request.arp_flags & ATF_COM != 0 && request.arp_ha.sa_family == libc::ARPHRD_ETHER;
-    let mac = Mac(std::array::from_fn(|at| request.arp_ha.sa_data[at].cast_unsigned()));
+    let mac = Mac(std::array::from_fn(|at| request.arp_ha.sa_data[at].to_ne_bytes()[0]));
     Some(mac).filter(|mac| known && mac.is_unicast())
 }
 
@@ -145,7 +145,7 @@ fn place(address: Ipv4Addr) -> libc::sockaddr {
     let mut place: libc::sockaddr = unsafe { zeroed() };
     place.sa_family = libc::AF_INET as u16;
     for (to, from) in place.sa_data.iter_mut().skip(2).zip(address.octets()) {
-        *to = from.cast_signed();
+        *to = libc::c_char::from_ne_bytes([from]);
     }
     place
 }
@@ -157,7 +157,7 @@ fn request(name: &str) -> io::Result<libc::ifreq> {
         return Err(io::ErrorKind::InvalidInput.into());
     }
     for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
-        *to = from.cast_signed();
+        *to = libc::c_char::from_ne_bytes([from]);
     }
     Ok(request)
 }
