@@ -74,11 +74,24 @@ e2e: images image ## Boots machines over the virtual PXE network (needs root)
 	cargo test -p testbed --test bed --test e2e --test agent --test dhcp_modes --test stick --test flash --test stack --test redfish -- --test-threads=1
 
 ARM64   := $(BUILD)/arm64
+BOTH    := --ipxe $(ARM64)/all/ipxe --assets $(ARM64)/all/assets
 
-arm64: setup build ## Builds the agent image for arm64 into build/arm64 and boots an arm64 machine with it (needs root)
+arm64: setup build ## Builds what is shipped for arm64 into build/arm64 and boots an arm64 machine with the agent (needs root)
 	image/arm64.sh $(ARM64)
 	$(BIN)/bootlace-image agent --arch arm64 --drivers metal --agent $(ARM64)/bootlace-agent -o $(ARM64)/assets \
 		--kernel $(ARM64)/kernel/boot/vmlinuz-* --modules $(ARM64)/kernel/lib/modules/*
+	@# An appliance boots machines of both architectures, whatever it runs on.
+	@mkdir -p $(ARM64)/all/ipxe $(ARM64)/all/assets
+	cp -L /usr/lib/ipxe/{undionly.kpxe,ipxe.efi,snponly.efi} $(ARM64)/ipxe/ipxe-arm64.efi $(ARM64)/all/ipxe/
+	cp $(ARM64)/assets/* $(ARM64)/all/assets/
+	$(BIN)/bootlace-image agent --kernel /boot/vmlinuz-$(METAL) --modules /lib/modules/$(METAL) \
+		--drivers metal --agent $(BIN)/bootlace-agent -o $(ARM64)/all/assets
+	$(BIN)/bootlace-image extension --arch arm64 --bootlace $(ARM64)/bootlace $(BOTH) -o $(ARM64)/extension
+	$(BIN)/bootlace-image extension --arch arm64 --bootlace $(ARM64)/bootlace $(BOTH) --format oci \
+		-o $(ARM64)/bootlace-extension.tar
+	$(BIN)/bootlace-image oci --bootlace amd64=$(BIN)/bootlace --bootlace arm64=$(ARM64)/bootlace $(BOTH) \
+		-o $(ARM64)/bootlace-oci.tar
+	@image/sizes.sh arm64 $(ARM64)
 	cargo test -p testbed --test arm64 -- --test-threads=1 --nocapture
 
 demo: images ## Three machines, three firmwares: from power-on to an installed system (KEEP=1 leaves it running)

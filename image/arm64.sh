@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
-# Builds the agent for arm64 machines on an amd64 Debian, and gets what its image and its test are made of from
-# Debian's archive: arm64.sh DIRECTORY. The host's packages and architectures stay as they are: everything is unpacked
+# Builds the agent and the appliance for arm64 machines on an amd64 Debian, and gets what their images and tests are made
+# of from Debian's archive: arm64.sh DIRECTORY. The host's packages and architectures stay as they are: everything is unpacked
 # into DIRECTORY, and what is there is not fetched again.
 #
 #   kernel/      linux-image-arm64: kernel and modules
 #   ipxe/        iPXE of Debian 13; Debian 12 has none for arm64
 #   rust/        Debian's rustc for Firefox, where this host's compiler has no standard library for arm64
+#   qemu/        qemu-user-static, which runs one program of another architecture
 #   assets/      the agent image goes here
-#   bootlace-agent
+#   all/         iPXE and agent images of both architectures go here
+#   bootlace-agent, bootlace
 set -euo pipefail
 
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -71,6 +73,13 @@ if [ ! -d ipxe ]; then
     rm -r ipxe.new
 fi
 
+if [ ! -d qemu ]; then
+    echo "arm64: fetching QEMU for programs"
+    lists
+    fetch host qemu.new qemu-user-static:amd64
+    mv qemu.new qemu
+fi
+
 cargo=(cargo)
 library=$(cd "$root" && rustc --print target-libdir --target $target)
 if [ ! -d "$library" ]; then
@@ -98,4 +107,6 @@ fi
 cd "$root"
 export CARGO_TARGET_DIR=$root/target/arm64 CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
 "${cargo[@]}" build --profile agent -p bootlace-agent --target $target
-install -m 755 "target/arm64/$target/agent/bootlace-agent" "$here/"
+"${cargo[@]}" build --release -p bootlace --target $target
+install -m 755 "target/arm64/$target/agent/bootlace-agent" "target/arm64/$target/release/bootlace" "$here/"
+"$here/qemu/usr/bin/qemu-aarch64-static" "$here/bootlace" --version

@@ -1,6 +1,6 @@
 #!/bin/bash
 # Prints how large everything is that is shipped, with its limit: sizes.sh BINARIES BUILD. image/tests/sizes.rs and
-# image/tests/container.rs hold them.
+# image/tests/container.rs hold them. sizes.sh arm64 DIRECTORY: what `make arm64` builds; fails when something is over.
 set -euo pipefail
 
 bin=$1 build=$2
@@ -15,6 +15,22 @@ row() { # what, limit in bytes, files and directories
 }
 
 mib=$((1 << 20))
+
+arm64() { # directory
+	row 'arm64: appliance'                16000000        "$1/bootlace"
+	row 'arm64: agent'                    $((6 * mib))    "$1/bootlace-agent"
+	row 'arm64: kernel, initramfs'        $((40 * mib))   "$1/assets"
+	row 'arm64: Talos extension, unpacked' $((60 * mib))  "$1/extension"
+	row 'arm64: Talos extension, OCI'     $((60 * mib))   "$1/bootlace-extension.tar"
+	row 'container image, amd64 and arm64' $((60 * mib))  "$1/bootlace-oci.tar"
+}
+if [ "$bin" = arm64 ]; then
+	rows=$(arm64 "$build")
+	echo "$rows"
+	[[ $rows != *OVER* ]]
+	exit
+fi
+
 row 'appliance'                      16000000        "$bin/bootlace"
 row 'agent'                          $((6 * mib))    "$bin/bootlace-agent"
 row 'agent image: kernel, initramfs' $((40 * mib))   "$build"/metal/kernel-amd64 "$build"/metal/initramfs-metal-amd64.xz
