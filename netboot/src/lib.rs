@@ -9,6 +9,7 @@
 //! files) and feeds these machines; `netboot-assets` holds the boot files; `appliance` wires both together.
 
 pub mod boot;
+pub mod checksum;
 pub mod dhcp;
 pub mod dhcpv6;
 pub mod firmware;

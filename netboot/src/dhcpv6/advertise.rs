@@ -5,6 +5,7 @@
 use std::net::Ipv6Addr;
 use std::time::Duration;
 
+use crate::checksum::{folded, sum};
 use crate::{Mac, Time};
 
 /// The pause between advertisements that nobody asked for.
@@ -112,13 +113,7 @@ fn packet(what: &Advertising) -> Vec<u8> {
 fn checksum(source: Ipv6Addr, destination: Ipv6Addr, payload: &[u8]) -> u16 {
     let length = (payload.len() as u32).to_be_bytes();
     let pseudo = [&source.octets()[..], &destination.octets(), &length, &[0, 0, 0, ICMPV6]].concat();
-    let sum: u32 = [pseudo.as_slice(), payload]
-        .iter()
-        .flat_map(|part| part.chunks(2))
-        .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)])))
-        .sum();
-    let folded = (sum & 0xffff) + (sum >> 16);
-    !((folded & 0xffff) + (folded >> 16)) as u16
+    !folded(sum(&pseudo) + sum(payload))
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::time::Duration;
 
+use netboot::checksum::{folded, sum};
 use netboot::tftp::{Burst, Part};
 use netboot::{Mac, Time};
 use nix::net::if_::if_nametoindex;
@@ -187,17 +188,6 @@ fn headers_of(own: Mac, station: Mac, from: SocketAddrV4, to: SocketAddrV4, payl
     // What the card is to begin with: the addresses, the protocol and the length.
     datagram[6..].copy_from_slice(&folded(addresses + 17 + u32::from(udp)).to_be_bytes());
     out
-}
-
-/// Of words of 16 bits, for a checksum of the Internet.
-fn sum(bytes: &[u8]) -> u32 {
-    bytes.chunks_exact(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]]))).sum()
-}
-
-/// The carry added until there is none.
-fn folded(sum: u32) -> u16 {
-    let once = (sum & 0xffff) + (sum >> 16);
-    ((once & 0xffff) + (once >> 16)) as u16
 }
 
 #[cfg(test)]
