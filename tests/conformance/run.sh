@@ -23,16 +23,13 @@ all) pattern='^Test' ;;
 *) echo "conformance: unknown part $part: cosi, vectors, omni or all" >&2; exit 2 ;;
 esac
 
-if ! command -v go >/dev/null; then
-	echo "conformance: go is not installed" >&2
-	exit 1
-fi
+source "$(dirname "$0")/begin.sh"
 
 cd "$(dirname "$0")"
 export GOFLAGS=-mod=readonly
 if [[ -z ${BOOTLACE:-} ]]; then
-	(cd ../.. && cargo build --quiet -p bootlace)
-	BOOTLACE=$(cd ../.. && pwd)/target/$(rustc -vV | sed -n 's/^host: //p')/debug/bootlace
+	(cd "$root" && cargo build --quiet -p bootlace)
+	BOOTLACE=$target/debug/bootlace
 fi
 export BOOTLACE
 

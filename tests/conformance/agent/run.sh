@@ -7,16 +7,13 @@ set -euo pipefail
 
 readonly TEST_SECONDS=300
 
-if ! command -v go >/dev/null; then
-	echo "conformance: go is not installed" >&2
-	exit 1
-fi
+source "$(dirname "$0")/../begin.sh"
 
 cd "$(dirname "$0")"
 export GOFLAGS=-mod=readonly
 if [[ -z ${TUNNEL:-} ]]; then
-	(cd ../../.. && cargo build --quiet -p bootlace-agent --example tunnel)
-	TUNNEL=$(cd ../../.. && pwd)/target/$(rustc -vV | sed -n 's/^host: //p')/debug/examples/tunnel
+	(cd "$root" && cargo build --quiet -p bootlace-agent --example tunnel)
+	TUNNEL=$target/debug/examples/tunnel
 fi
 export TUNNEL
 

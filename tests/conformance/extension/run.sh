@@ -4,19 +4,15 @@
 # EXTENSION names a directory with an extension; without it one is built of the release binaries and build/assets.
 set -euo pipefail
 
-if ! command -v go >/dev/null; then
-	echo "conformance: go is not installed" >&2
-	exit 1
-fi
+source "$(dirname "$0")/../begin.sh"
 cd "$(dirname "$0")"
 export GOFLAGS=-mod=readonly
 if [[ -z ${EXTENSION:-} ]]; then
 	work=$(mktemp -d)
 	trap 'rm -rf "$work"' EXIT
-	target=$(cd ../../.. && pwd)/target/$(rustc -vV | sed -n 's/^host: //p')
-	(cd ../../.. && cargo build --quiet -p bootlace-image)
+	(cd "$root" && cargo build --quiet -p bootlace-image)
 	"$target/debug/bootlace-image" extension --bootlace "$target/release/bootlace" \
-		--assets ../../../build/assets -o "$work/extension"
+		--assets "$root/build/assets" -o "$work/extension"
 	EXTENSION=$work/extension
 fi
 export EXTENSION

@@ -7,16 +7,13 @@ set -euo pipefail
 
 readonly TEST_SECONDS=300
 
-if ! command -v go >/dev/null; then
-	echo "conformance: go is not installed" >&2
-	exit 1
-fi
+source "$(dirname "$0")/../begin.sh"
 
 cd "$(dirname "$0")"
 export GOFLAGS=-mod=readonly
 if [[ -z ${MACHINE_API:-} ]]; then
-	(cd ../../.. && cargo build --quiet -p bootlace-agent --example machine_api)
-	MACHINE_API=$(cd ../../.. && pwd)/target/$(rustc -vV | sed -n 's/^host: //p')/debug/examples/machine_api
+	(cd "$root" && cargo build --quiet -p bootlace-agent --example machine_api)
+	MACHINE_API=$target/debug/examples/machine_api
 fi
 export MACHINE_API
 

@@ -9,14 +9,10 @@ readonly AGENT=github.com/siderolabs/talos-metal-agent
 readonly SCHEMATIC=e1f4d5ff042cbfd1de63dabd6e7412f60807cf6ba3522beb8d935ff92042fe30 TALOS=v1.13.7
 readonly BUILD_SECONDS=900
 
-if ! command -v go >/dev/null; then
-	echo "conformance: go is not installed" >&2
-	exit 1
-fi
+source "$(dirname "$0")/../begin.sh"
 cd "$(dirname "$0")"
 export GOFLAGS=-mod=readonly
-root=$(cd ../../.. && pwd)
-bin=$root/target/$(rustc -vV | sed -n 's/^host: //p')/release
+bin=$target/release
 cache=$root/build/metal-agent
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -8,11 +8,7 @@ set -euo pipefail
 readonly MODULE=siderolabs/omni-infra-provider-bare-metal VERSION=v0.12.0
 readonly BUILD_SECONDS=1800 DOWNLOAD_SECONDS=120
 
-if ! command -v go >/dev/null; then
-	echo "conformance: go is not installed" >&2
-	exit 1
-fi
-root=$(cd "$(dirname "$0")/../../.." && pwd)
+source "$(dirname "$0")/../begin.sh"
 cache=$root/build/go-provider
 work=$(mktemp -d)
 trap 'chmod -R u+w "$work"; rm -rf "$work"' EXIT

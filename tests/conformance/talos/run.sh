@@ -7,12 +7,8 @@ set -euo pipefail
 TALOS=v1.13.7
 PACKAGE=linux-image-6.12.111+deb12-cloud-amd64
 
-if ! command -v go >/dev/null; then
-	echo "conformance: go is not installed" >&2
-	exit 1
-fi
-root=$(cd "$(dirname "$0")/../../.." && pwd)
-bin=$root/target/$(rustc -vV | sed -n 's/^host: //p')/release
+source "$(dirname "$0")/../begin.sh"
+bin=$target/release
 cache=$root/build/talos-init
 work=$(mktemp -d)
 trap 'chmod -R u+w "$work"; rm -rf "$work"' EXIT

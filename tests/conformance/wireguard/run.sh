@@ -6,16 +6,13 @@ set -euo pipefail
 
 readonly TEST_SECONDS=300
 
-if ! command -v go >/dev/null; then
-	echo "conformance: go is not installed" >&2
-	exit 1
-fi
+source "$(dirname "$0")/../begin.sh"
 
 cd "$(dirname "$0")"
 export GOFLAGS=-mod=readonly
 if [[ -z ${SIDEROLINK_ECHO:-} ]]; then
-	(cd ../../.. && cargo build --quiet -p siderolink --example echo)
-	SIDEROLINK_ECHO=$(cd ../../.. && pwd)/target/$(rustc -vV | sed -n 's/^host: //p')/debug/examples/echo
+	(cd "$root" && cargo build --quiet -p siderolink --example echo)
+	SIDEROLINK_ECHO=$target/debug/examples/echo
 fi
 export SIDEROLINK_ECHO
 
