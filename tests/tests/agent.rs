@@ -88,14 +88,6 @@ fn discover(site: &Site, machine: &Machine, wanted: Duration) -> Result<()> {
     Ok(())
 }
 
-/// What `wipefs`, which is not ours, finds on a disk's image.
-fn signatures(disk: &Disk) -> Result<Vec<String>> {
-    let output =
-        Command::new("wipefs").args(["-n", "--noheadings", "-O", "TYPE"]).arg(disk.path()).output()?;
-    ensure!(output.status.success(), "wipefs: {}", String::from_utf8_lossy(&output.stderr));
-    Ok(String::from_utf8(output.stdout)?.lines().map(|line| line.trim().to_owned()).collect())
-}
-
 fn write(disk: &Disk, bytes: &[u8], at: u64) -> Result<()> {
     Ok(File::options().write(true).open(disk.path())?.write_all_at(bytes, at)?)
 }
@@ -211,10 +203,10 @@ fn an_accepted_server_loses_exactly_the_right_disks_and_others_none() -> Result<
     partition(ssd)?;
     partition(data)?;
     pool(nvme)?;
-    println!("before: {:?} {:?} {:?}", signatures(ssd)?, signatures(nvme)?, signatures(data)?);
-    ensure!(signatures(ssd)?.iter().any(|kind| kind == "gpt"), "{:?}", signatures(ssd)?);
+    println!("before: {:?} {:?} {:?}", ssd.signatures()?, nvme.signatures()?, data.signatures()?);
+    ensure!(ssd.signatures()?.iter().any(|kind| kind == "gpt"), "{:?}", ssd.signatures()?);
     for kind in ["zfs_member", "ceph_bluestore", "linux_raid_member"] {
-        ensure!(signatures(nvme)?.iter().any(|found| found == kind), "{kind}: {:?}", signatures(nvme)?);
+        ensure!(nvme.signatures()?.iter().any(|found| found == kind), "{kind}: {:?}", nvme.signatures()?);
     }
     let medium = fs::read(&image)?;
     let kept =
@@ -240,7 +232,7 @@ fn an_accepted_server_loses_exactly_the_right_disks_and_others_none() -> Result<
     let kept_told = shown["last_wipe"]["disks"].as_array().context("no last wipe is shown")?;
     ensure!(kept_told.len() == told.len(), "{shown}");
     for disk in [ssd, nvme] {
-        ensure!(signatures(disk)?.is_empty(), "{}: {:?}", disk.serial(), signatures(disk)?);
+        ensure!(disk.signatures()?.is_empty(), "{}: {:?}", disk.serial(), disk.signatures()?);
     }
     let sector = |number: u64| number * 512;
     ensure!(

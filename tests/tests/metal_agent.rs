@@ -46,14 +46,6 @@ fn partition(disk: &Disk) -> Result<()> {
     Ok(())
 }
 
-/// What `wipefs`, which is not ours, finds.
-fn signatures(disk: &Disk) -> Result<String> {
-    let output =
-        Command::new("wipefs").args(["-n", "--noheadings", "-O", "TYPE"]).arg(disk.path()).output()?;
-    ensure!(output.status.success(), "wipefs: {}", String::from_utf8_lossy(&output.stderr));
-    Ok(String::from_utf8(output.stdout)?)
-}
-
 #[test]
 #[ignore = "needs Go: tests/conformance/metal-agent/run.sh"]
 fn a_machine_lives_from_discovery_to_release_with_talos_own_metal_agent() -> Result<()> {
@@ -66,7 +58,7 @@ fn a_machine_lives_from_discovery_to_release_with_talos_own_metal_agent() -> Res
     )?;
     let [system, data, read_only] = machine.disks() else { unreachable!("three disks") };
     partition(data)?;
-    ensure!(signatures(data)?.contains("gpt"), "{}", signatures(data)?);
+    ensure!(data.signatures()?.iter().any(|kind| kind == "gpt"), "{:?}", data.signatures()?);
     let before = [system.snapshot()?, data.snapshot()?, read_only.snapshot()?];
 
     machine.power_on()?;
@@ -91,7 +83,7 @@ fn a_machine_lives_from_discovery_to_release_with_talos_own_metal_agent() -> Res
     let wipes = said(&machine, WIPES);
     ensure!(wipes > 0, "it was not the agent that wiped");
     ensure!(system.is_blank()?, "the first disk is blank");
-    ensure!(signatures(data)?.is_empty(), "{}", signatures(data)?);
+    ensure!(data.signatures()?.is_empty(), "{:?}", data.signatures()?);
     ensure!(before[2].first_change()?.is_none(), "a disk that cannot be written to is left alone");
     let listed = site.listed(&machine)?;
     ensure!(listed.state == "accepted" && listed.ready && listed.power == "off", "{listed:?}");

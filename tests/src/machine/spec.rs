@@ -4,8 +4,9 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use uuid::Uuid;
 
 use crate::doctor::{AAVMF_CODE, AAVMF_VARS, OVMF_CODE, OVMF_VARS};
@@ -299,6 +300,14 @@ impl Disk {
         }
         copy.set_len(disk.metadata()?.len())?;
         Ok(Snapshot { disk: self.path.clone(), copy })
+    }
+
+    /// The kinds of what `wipefs`, which is not ours, finds.
+    pub fn signatures(&self) -> Result<Vec<String>> {
+        let output =
+            Command::new("wipefs").args(["-n", "--noheadings", "-O", "TYPE"]).arg(&self.path).output()?;
+        ensure!(output.status.success(), "wipefs: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(String::from_utf8(output.stdout)?.lines().map(|line| line.trim().to_owned()).collect())
     }
 
     /// True when every byte is zero.
