@@ -3,7 +3,8 @@
 //!
 //! Whoever has something to tell is not kept waiting for a disk or a log: the event goes into memory, and a thread
 //! writes what came in the meantime, a batch by one call. A SIGKILL costs the file the events of the last
-//! [`WRITE_PAUSE`], never their order.
+//! [`WRITE_PAUSE`], never their order. Nobody reads an event before it is in the file: the next run would give its
+//! number to another one, which who follows would take for known.
 //!
 //! The same thread first reads what earlier runs wrote, which may be 8 MB, while machines are answered already: what is
 //! told until then comes behind it.
@@ -63,6 +64,7 @@ struct Shared {
     events: Condvar,
     /// Who asks for events waits here for those of earlier runs.
     read: Condvar,
+    /// The number of the last entry that may be read.
     latest: watch::Sender<u64>,
 }
 
@@ -144,23 +146,24 @@ impl Recorder {
             }
             return;
         }
-        let (seq, _) = inner.journal.record(event);
-        self.shared.latest.send_replace(inner.offset + seq);
+        inner.journal.record(event);
         if std::mem::take(&mut inner.waiting) {
             self.shared.events.notify_one();
         }
     }
 
-    /// All entries after number `seq` that are still in memory; 0 means all. Waits until they are read
-    /// ([`Recorder::wait_until_read`]).
+    /// All written entries after number `seq` that are still in memory; 0 means all. Waits until those of earlier
+    /// runs are read ([`Recorder::wait_until_read`]).
     pub(crate) fn since(&self, seq: u64) -> Vec<Entry> {
         let inner = self.shared.inner();
         let inner = self.shared.read.wait_while(inner, |inner| inner.early.is_some());
         let inner = inner.unwrap_or_else(PoisonError::into_inner);
-        inner.since(seq.saturating_sub(inner.offset)).collect()
+        let latest = *self.shared.latest.borrow();
+        let entries = inner.since(seq.saturating_sub(inner.offset));
+        entries.take_while(|entry| entry.seq <= latest).collect()
     }
 
-    /// The number of the last entry, as it changes.
+    /// The number of the last entry that is written, as it changes.
     pub(crate) fn follow(&self) -> watch::Receiver<u64> {
         self.shared.latest.subscribe()
     }
@@ -185,24 +188,25 @@ impl Shared {
     /// Takes in what earlier runs wrote, then what was told meanwhile; the number of the last one that is on disk.
     fn replay(&self, files: Vec<File>) -> u64 {
         let mut journal = Journal::new(JOURNAL_EVENTS);
-        let mut first_seq = None;
+        let mut last_seq = 0;
         for file in files {
             let read = read_entries(file, |entry| {
-                first_seq.get_or_insert(entry.seq);
+                last_seq = entry.seq;
                 journal.record(entry.event);
             });
             if let Err(error) = read {
                 tracing::warn!(%error, "a part of the boot journal cannot be read");
             }
         }
-        let offset = first_seq.map_or(0, |first: u64| first.saturating_sub(1));
         let written = journal.last_seq();
+        // Where lines are missing the older ones move up: no number is given twice.
+        let offset = last_seq.saturating_sub(written);
         let mut inner = self.inner();
         for event in inner.early.take().unwrap_or_default() {
             journal.record(event);
         }
         (inner.journal, inner.offset) = (journal, offset);
-        self.latest.send_replace(offset + inner.journal.last_seq());
+        self.latest.send_replace(offset + written);
         drop(inner);
         self.read.notify_all();
         written
@@ -250,7 +254,9 @@ impl Shared {
             );
         }
         disk.append(&entries);
-        entries.last().map_or(last, |entry| entry.seq - offset)
+        let written = entries.last().map_or(last, |entry| entry.seq - offset);
+        self.latest.send_replace(offset + written);
+        written
     }
 }
 
