@@ -27,10 +27,10 @@ fn file() -> Vec<u8> {
     (0..BYTES).map(|index| (index % 251) as u8).collect()
 }
 
-/// The appliance's end in its namespace.
-fn serve(listens: &Sender<()>, shutdown: CancellationToken) {
+/// The appliance's end in its namespace, whose card cuts a frame into so many.
+fn serve(cuts: u16, listens: &Sender<()>, shutdown: CancellationToken) {
     run("ip", "address add 192.0.2.1/24 dev srv");
-    run("ip", "link set srv up");
+    run("ip", &format!("link set srv up gso_max_segs {cuts}"));
     // The kernel's own packets are marked.
     run("nft", "add table ip way");
     run("nft", "add chain ip way out { type filter hook output priority 0 ; }");
@@ -72,11 +72,11 @@ fn download(options: Options) -> Vec<u8> {
 }
 
 /// Runs a test with a server and with a rule for its blocks that are no packets of the kernel.
-fn with_server(verdict: &str, test: impl FnOnce()) {
+fn with_server(cuts: u16, verdict: &str, test: impl FnOnce()) {
     if !namespaces::enter() {
         return;
     }
-    let server = Server::start(serve);
+    let server = Server::start(move |listens, shutdown| serve(cuts, listens, shutdown));
     run("nft", "add table ip way");
     run("nft", "add chain ip way in { type filter hook input priority 0 ; }");
     run("nft", &format!("add rule ip way in udp sport 69 udp length > 1000 ip dscp != 10 {verdict}"));
@@ -95,25 +95,39 @@ fn frames() -> u64 {
 const BLOCKS: Options =
     Options { block_size: Some(1468), window_size: None, transfer_size: None, timeout_secs: None };
 
+/// Downloads until frames came: a machine that stands still for a moment looks like a lost block, and is left to the
+/// kernel for some seconds.
+fn until_by_frames(options: Options) {
+    let (began, before) = (Instant::now(), frames());
+    while frames() == before {
+        assert!(began.elapsed() < PATIENCE, "all blocks are the kernel's");
+        assert!(download(options) == file());
+    }
+}
+
 #[test]
-fn blocks_go_as_frames_and_windows_do_not() {
-    with_server("counter", || {
-        assert!(download(Options { window_size: Some(4), ..BLOCKS }) == file());
-        assert_eq!(frames(), 0);
-        // A machine that stands still for a moment looks like a lost block, and is left to the kernel for some seconds.
-        let began = Instant::now();
-        while frames() == 0 {
-            assert!(began.elapsed() < PATIENCE, "all blocks are the kernel's");
-            assert!(download(BLOCKS) == file());
-        }
+fn blocks_and_windows_go_as_frames() {
+    with_server(64, "counter", || {
+        until_by_frames(BLOCKS);
+        until_by_frames(Options { window_size: Some(4), ..BLOCKS });
+        // The last window is shorter, and so is the last block.
+        until_by_frames(Options { window_size: Some(16), block_size: Some(1000), ..BLOCKS });
+    });
+}
+
+#[test]
+fn windows_arrive_by_a_card_that_cannot_cut_them() {
+    with_server(1, "counter", || {
+        until_by_frames(Options { window_size: Some(4), ..BLOCKS });
     });
 }
 
 #[test]
 fn where_frames_do_not_pass_the_kernel_sends_what_they_lost() {
-    with_server("counter drop", || {
+    with_server(64, "counter drop", || {
         assert!(download(BLOCKS) == file());
         assert!(download(BLOCKS) == file());
+        assert!(download(Options { window_size: Some(4), ..BLOCKS }) == file());
         println!("{} frames were lost", frames());
     });
 }

@@ -78,11 +78,11 @@ pub struct Burst {
 /// What a [`Burst`] is to its transfer: a driver with more than one way to a client chooses by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// The next block of a transfer block by block: the client has everything before it, and it was not sent yet.
+    /// The next window, or its beginning: the client has everything before it, and it was not sent yet.
     Next,
     /// Sent once already: the client, or the way to it, lost it.
     Again,
-    /// Anything else: options, windows, errors.
+    /// Anything else: options, errors, the rest of a window that is too long for one burst.
     Other,
 }
 

@@ -144,7 +144,7 @@ impl Session {
     pub(super) fn part(&self) -> Part {
         match self.state {
             _ if self.resent => Part::Again,
-            State::Sending { .. } if self.window == 1 => Part::Next,
+            State::Sending { acked, next, .. } if next == acked + 1 => Part::Next,
             State::Sending { .. } | State::Negotiating { .. } => Part::Other,
         }
     }

@@ -413,7 +413,7 @@ fn a_burst_is_the_whole_window_cut_into_equal_segments() {
     bench.hear(1, &Packet::Ack { block: 0 }.emit());
     let mut out = vec![7; 3];
     let burst = bench.server.poll_burst(&mut out).unwrap();
-    assert_eq!(burst, Burst { peer: client(2000), segment: 12, datagrams: 8, part: Part::Other });
+    assert_eq!(burst, Burst { peer: client(2000), segment: 12, datagrams: 8, part: Part::Next });
     let blocks: Vec<String> = out.chunks(burst.segment).map(say).collect();
     assert_eq!(blocks, (1..=8).map(|block| format!("data {block} 8")).collect::<Vec<_>>());
     assert_eq!(bench.server.poll_burst(&mut out), None);
@@ -438,12 +438,19 @@ fn a_burst_says_what_it_is_to_its_transfer() {
     bench.hear(4_000, &Packet::Ack { block: 1 }.emit());
     assert_eq!(parts(&mut bench), [Part::Next]);
     // Windows, and the rest of one that was lost.
-    let mut bench = Bench::asked(100, window(4));
+    let mut bench = Bench::asked(2_000, window(4));
     said(&mut bench.server);
     bench.hear(1, &Packet::Ack { block: 0 }.emit());
-    assert_eq!(parts(&mut bench), [Part::Other]);
+    assert_eq!(parts(&mut bench), [Part::Next]);
     bench.hear(2, &Packet::Ack { block: 2 }.emit());
     assert_eq!(parts(&mut bench), [Part::Again]);
+    bench.hear(3, &Packet::Ack { block: 6 }.emit());
+    assert_eq!(parts(&mut bench), [Part::Next]);
+    // A window longer than one burst.
+    let mut bench = Bench::asked(200_000, Options { block_size: Some(1468), ..window(64) });
+    said(&mut bench.server);
+    bench.hear(1, &Packet::Ack { block: 0 }.emit());
+    assert_eq!(parts(&mut bench), [Part::Next, Part::Other]);
     // An error.
     bench.hear(3, b"\0\x02f\0octet\0");
     assert_eq!(parts(&mut bench), [Part::Other]);

@@ -12,6 +12,7 @@
 use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::pin::Pin;
@@ -46,6 +47,9 @@ const READ: usize = 1024;
 /// Bytes of a file that are looked after together, so that no thread of the runtime waits for a disk: long
 /// enough that the look (two system calls) does not show.
 const CHUNK: u64 = 1 << 20;
+/// Bytes of one call that sends: more than a send buffer gets free at a time, so that it is the client who ends a
+/// call, not we. Each end costs a short packet.
+const CALL: u64 = 2 << 20;
 /// Bytes of one read that fetches a chunk from disk.
 const FETCH: usize = 128 << 10;
 
@@ -196,56 +200,54 @@ impl Link<'_> {
 
     async fn send_file(&mut self, part: FilePart) -> io::Result<()> {
         let FilePart { file, range, done } = part;
-        let (file, mut at) = (Arc::new(file), range.start);
+        let file = Arc::new(file);
+        let (mut at, mut cached, mut woken) = (range.start, range.start, Woken::Ready);
         while at < range.end {
-            let end = range.end.min(at + CHUNK);
-            if !(is_cached(&*file, at) && is_cached(&*file, end - 1)) {
-                let file = file.clone();
-                tokio::task::spawn_blocking(move || fetch(&file, at, end))
-                    .await
-                    .map_err(io::Error::other)??;
+            let end = range.end.min(at + CALL);
+            while cached < end {
+                let (from, to) = (cached, range.end.min(cached + CHUNK));
+                if !(is_cached(&*file, from) && is_cached(&*file, to - 1)) {
+                    let file = file.clone();
+                    tokio::task::spawn_blocking(move || fetch(&file, from, to))
+                        .await
+                        .map_err(io::Error::other)??;
+                }
+                cached = to;
             }
-            at = self.send_chunk(&file, at, end).await?;
+            (at, woken) = self.send_some(&file, at..end, woken).await?;
         }
         done(range.end - range.start);
         Ok(())
     }
 
-    /// Sends a part of a file, which is in the kernel's cache; its end.
-    async fn send_chunk(&mut self, file: &File, mut at: u64, end: u64) -> io::Result<u64> {
-        let mut late = false;
-        while at < end {
-            let mut offset = i64::try_from(at).map_err(io::Error::other)?;
-            let wanted = usize::try_from(end - at).unwrap_or(usize::MAX);
-            let mut partly = 0;
-            let mut send = || match sendfile(&self.stream, file, Some(&mut offset), wanted)? {
-                // It is full: the client's next ACK wakes us, and to try again before costs a call each time.
-                sent if 0 < sent && sent < wanted => {
-                    partly = sent;
-                    Err(io::ErrorKind::WouldBlock.into())
-                }
-                sent => Ok(sent),
-            };
-            // Who is late tries without having been woken: what ended a call early may have been something else.
-            let result = if late { send() } else { self.stream.try_io(Interest::WRITABLE, send) };
-            late = false;
-            match result {
-                // The file shrank. The promised length cannot be kept, so the connection must break.
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(sent) => {
-                    self.since = Instant::now();
-                    at += sent as u64;
-                }
-                Err(error) => {
-                    if partly > 0 {
-                        self.since = Instant::now();
-                        at += partly as u64;
-                    }
-                    late = self.wait(error).await? == Woken::Late;
-                }
+    /// Sends what the client takes of a part of a file, which is in the kernel's cache. Up to where, and, when that is
+    /// not all, what ended the wait for more room.
+    async fn send_some(&mut self, file: &File, part: Range<u64>, woken: Woken) -> io::Result<(u64, Woken)> {
+        let mut offset = i64::try_from(part.start).map_err(io::Error::other)?;
+        let wanted = usize::try_from(part.end - part.start).unwrap_or(usize::MAX);
+        let mut partly = 0;
+        let mut send = || match sendfile(&self.stream, file, Some(&mut offset), wanted)? {
+            // It is full: the client's next ACK wakes us, and to try again before costs a call each time.
+            sent if 0 < sent && sent < wanted => {
+                partly = sent;
+                Err(io::ErrorKind::WouldBlock.into())
             }
+            sent => Ok(sent),
+        };
+        // Who is late tries without having been woken: what ended a call early may have been something else.
+        let result = match woken {
+            Woken::Late => send(),
+            Woken::Ready => self.stream.try_io(Interest::WRITABLE, send),
+        };
+        if partly > 0 || matches!(result, Ok(1..)) {
+            self.since = Instant::now();
         }
-        Ok(at)
+        match result {
+            // The file shrank. The promised length cannot be kept, so the connection must break.
+            Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(sent) => Ok((part.start + sent as u64, Woken::Ready)),
+            Err(error) => Ok((part.start + partly as u64, self.wait(error).await?)),
+        }
     }
 
     /// Waits until the client takes more, unless the error is another.

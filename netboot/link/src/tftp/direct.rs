@@ -1,8 +1,9 @@
-//! The short way to a client: blocks as frames to its station.
+//! The short way to a client: windows as frames to its station.
 //!
-//! What the kernel does for a datagram (route, neighbour, headers, hooks) is the same for each block of a transfer.
-//! Block by block, where each is a datagram of its own, that is a fifth of what the server pays. So a block goes out
-//! as a whole frame, by a packet socket, to the station that the kernel itself spoke with a moment ago.
+//! What the kernel does for a datagram (route, neighbour, headers, hooks) is the same for each window of a transfer.
+//! Block by block, where each is a datagram of its own, that is a fifth of what the server pays. So a window goes out
+//! as a whole frame, by a packet socket, to the station that the kernel itself spoke with a moment ago. A window of
+//! several blocks is one frame too, which the card, or the kernel for it, cuts into datagrams.
 //!
 //! The kernel's way stays for everything else, and for everybody whom this one does not fit: options come first and by
 //! the kernel, which asks for the station; a client whose station it does not know is beyond a router; what was lost is
@@ -16,6 +17,7 @@ use std::time::Duration;
 use netboot::checksum::{folded, sum};
 use netboot::tftp::{Burst, Part};
 use netboot::{Mac, Time};
+use nix::libc;
 use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{setsockopt, sockopt};
 
@@ -41,6 +43,8 @@ const UDP: usize = 8;
 const HEADERS: usize = CARD_HEADER + HEADER + IP + UDP;
 /// `VIRTIO_NET_HDR_F_NEEDS_CSUM`: the card, or whoever is in its place, makes the checksum of UDP.
 const NEEDS_CHECKSUM: u8 = 1;
+/// `VIRTIO_NET_HDR_GSO_UDP_L4`: it is to be cut into datagrams, each with headers of its own (Linux 6.2).
+const CUT: u8 = 5;
 
 #[derive(Clone, Copy, Debug)]
 struct Station {
@@ -59,6 +63,8 @@ pub(super) struct Direct {
     own: Mac,
     from: SocketAddrV4,
     stations: Stations,
+    /// Whether the kernel takes a frame that is to be cut.
+    cuts: bool,
     blocks: u64,
 }
 
@@ -75,7 +81,7 @@ impl Direct {
             let _ = setsockopt(&socket, sockopt::SndBuf, &SEND_BUFFER);
         }
         let interface = interface.to_owned();
-        Ok(Self { socket, interface, own, from, stations: Stations::default(), blocks: 0 })
+        Ok(Self { socket, interface, own, from, stations: Stations::default(), cuts: true, blocks: 0 })
     }
 
     /// Blocks that went this way.
@@ -90,11 +96,12 @@ impl Direct {
         let (mut left, mut end) = (0, bursts.len());
         while left < end {
             let ask = |address| neighbour(kernel, &self.interface, address);
-            match self.stations.way(now, &bursts[left].0, ask) {
+            let (burst, bytes) = &bursts[left];
+            let fits = burst.datagrams == 1 || self.cuts;
+            match fits.then(|| self.stations.way(now, burst, ask)).flatten() {
                 Some(mac) => {
                     end -= 1;
-                    let (burst, bytes) = &bursts[left];
-                    headers[end] = headers_of(self.own, mac, self.from, burst.peer, bytes.len());
+                    headers[end] = headers_of(self.own, mac, self.from, burst, bytes.len());
                     bursts.swap(left, end);
                 }
                 None => left += 1,
@@ -108,19 +115,24 @@ impl Direct {
         let frames = &mut messages[left..bursts.len()];
         frames.reverse();
         let mut sent = 0;
-        while sent < frames.len() {
+        let mut failed = None;
+        while sent < frames.len() && failed.is_none() {
             match send_many(&self.socket, &frames[sent..]) {
                 Ok(count) => sent += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // The queue is full, or the interface is not what it was: the kernel knows what to do.
-                Err(error) => {
-                    tracing::debug!(%error, "cannot send frames");
-                    break;
-                }
+                Err(error) => failed = Some(error),
             }
         }
-        self.blocks += sent as u64;
-        bursts.len() - sent
+        let left = bursts.len() - sent;
+        self.blocks += bursts[left..].iter().map(|(burst, _)| burst.datagrams as u64).sum::<u64>();
+        // The queue is full, or the interface is not what it was: the kernel knows what to do.
+        if let Some(error) = failed {
+            let (burst, _) = &bursts[left - 1];
+            // An older kernel does not know what is asked for.
+            self.cuts &= burst.datagrams == 1 || error.raw_os_error() != Some(libc::EINVAL);
+            tracing::debug!(%error, windows = self.cuts, "cannot send frames");
+        }
+        left
     }
 }
 
@@ -159,12 +171,19 @@ impl Stations {
 }
 
 /// Everything before the payload of a frame.
-fn headers_of(own: Mac, station: Mac, from: SocketAddrV4, to: SocketAddrV4, payload: usize) -> [u8; HEADERS] {
+fn headers_of(own: Mac, station: Mac, from: SocketAddrV4, burst: &Burst, payload: usize) -> [u8; HEADERS] {
+    let to = burst.peer;
     let length = |bytes: usize| u16::try_from(bytes).unwrap_or(u16::MAX);
     let (udp, all) = (length(UDP + payload), length(IP + UDP + payload));
     let mut out = [0; HEADERS];
     let (card, frame) = out.split_at_mut(CARD_HEADER);
     card[0] = NEEDS_CHECKSUM;
+    // How to cut it: what each begins with, and what of the payload it carries.
+    if burst.datagrams > 1 {
+        card[1] = CUT;
+        card[2..4].copy_from_slice(&length(HEADERS - CARD_HEADER).to_ne_bytes());
+        card[4..6].copy_from_slice(&length(burst.segment).to_ne_bytes());
+    }
     // Where to begin, and where the sum stands from there; in the host's order.
     card[6..8].copy_from_slice(&length(HEADER + IP).to_ne_bytes());
     card[8..10].copy_from_slice(&6_u16.to_ne_bytes());

@@ -53,7 +53,8 @@ pub(crate) async fn read(
         link,
         epoch,
         heard: began,
-        known: false,
+        known: None,
+        segment: None,
     };
     let mut alarm = pin!(tokio::time::sleep_until(began.into()));
     let mut repeats = 0;
@@ -111,7 +112,10 @@ struct Running<'a> {
     /// When the last block came.
     heard: Instant,
     /// The server's end of the transfer is known, and the socket hears and reaches only that.
-    known: bool,
+    known: Option<SocketAddrV4>,
+    /// The length of the server's datagrams, all but the last, once several came together: what is not asked for need
+    /// not be told with each of them.
+    segment: Option<usize>,
 }
 
 impl Running<'_> {
@@ -119,7 +123,7 @@ impl Running<'_> {
     fn answer(&mut self) -> bool {
         let mut answered = false;
         while let Some((to, bytes)) = self.client.poll_transmit() {
-            self.link.send(&self.socket, bytes, to, self.known);
+            self.link.send(&self.socket, bytes, to, self.known.is_some());
             answered = true;
         }
         answered
@@ -128,7 +132,8 @@ impl Running<'_> {
     /// Takes what came, until there is nothing more or a window is acknowledged.
     fn receive(&mut self, room: &mut Room) -> Result<()> {
         loop {
-            let (length, segment, peer) = match self.link.receive(&self.socket, room) {
+            let known = self.known.zip(self.segment);
+            let (length, segment, peer) = match self.link.receive(&self.socket, room, known) {
                 Ok(received) => received,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 // The server's process or port is not there yet; the next timeout asks again.
@@ -147,8 +152,10 @@ impl Running<'_> {
                 continue;
             }
             self.heard = now;
-            if !self.known {
-                self.known = connect(self.socket.as_raw_fd(), &SockaddrIn::from(peer)).is_ok();
+            self.segment = self.segment.or((segment < length).then_some(segment));
+            if self.known.is_none() {
+                self.known =
+                    connect(self.socket.as_raw_fd(), &SockaddrIn::from(peer)).is_ok().then_some(peer);
             }
             if answered {
                 // The server waits now, so there is nothing before something new comes, which wakes us: to ask
@@ -162,9 +169,18 @@ impl Running<'_> {
 }
 
 impl Link {
-    /// One datagram, or several of one length (the last may be shorter): bytes, length of one, and from whom.
-    fn receive(&self, socket: &UdpSocket, room: &mut Room) -> io::Result<(usize, usize, SocketAddrV4)> {
+    /// One datagram, or several of one length (the last may be shorter): bytes, length of one, and from whom. What is
+    /// `known` of both is not asked for.
+    fn receive(
+        &self,
+        socket: &UdpSocket,
+        room: &mut Room,
+        known: Option<(SocketAddrV4, usize)>,
+    ) -> io::Result<(usize, usize, SocketAddrV4)> {
         let Room { buffer, control } = room;
+        if let Some((peer, segment)) = known {
+            return socket.try_recv(buffer).map(|length| (length, segment, peer));
+        }
         if self.together {
             return socket
                 .try_io(Interest::READABLE, || receive_together(socket.as_raw_fd(), buffer, control));

@@ -6,34 +6,69 @@ use crate::dhcp::frame::{Carried, parse};
 const OWN: Mac = Mac([2, 0, 0, 0, 0, 1]);
 const STATION: Mac = Mac([2, 0, 0, 0, 0, 9]);
 
-/// The frame as the card sends it, with the checksum that it was asked for.
-fn sent(from: SocketAddrV4, to: SocketAddrV4, payload: &[u8]) -> Vec<u8> {
-    let mut frame = headers_of(OWN, STATION, from, to, payload.len()).to_vec();
-    frame.extend(payload);
-    let card: Vec<u8> = frame.drain(..CARD_HEADER).collect();
-    assert_eq!((card[0], &card[1..6]), (NEEDS_CHECKSUM, &[0; 5][..]));
+/// The frames as the card sends them, cut and with the checksums that it was asked for (as the kernel's
+/// `__udp_gso_segment` has it).
+fn sent(from: SocketAddrV4, burst: &Burst, payload: &[u8]) -> Vec<Vec<u8>> {
+    let header = headers_of(OWN, STATION, from, burst, payload.len());
+    let (card, header) = header.split_at(CARD_HEADER);
     let number = |at: usize| usize::from(u16::from_ne_bytes([card[at], card[at + 1]]));
     let (begin, place) = (number(6), number(6) + number(8));
-    let checksum = !folded(sum(&frame[begin..]));
-    frame[place..place + 2].copy_from_slice(&checksum.to_be_bytes());
-    frame
+    let size = match card[..2] {
+        [NEEDS_CHECKSUM, 0] => {
+            assert_eq!((number(2), number(4)), (0, 0));
+            payload.len()
+        }
+        [NEEDS_CHECKSUM, CUT] => {
+            assert_eq!(number(2), header.len());
+            number(4)
+        }
+        ref other => panic!("{other:?}"),
+    };
+    let whole = u16::try_from(UDP + payload.len()).unwrap();
+    let cut = |part: &[u8]| {
+        let mut frame = [header, part].concat();
+        let (ip, udp) =
+            (u16::try_from(IP + UDP + part.len()).unwrap(), u16::try_from(UDP + part.len()).unwrap());
+        let begun = u32::from(u16::from_be_bytes([frame[place], frame[place + 1]]));
+        frame[HEADER + 2..][..2].copy_from_slice(&ip.to_be_bytes());
+        frame[HEADER + 10..][..2].fill(0);
+        let checksum = !folded(sum(&frame[HEADER..][..IP]));
+        frame[HEADER + 10..][..2].copy_from_slice(&checksum.to_be_bytes());
+        frame[begin + 4..][..2].copy_from_slice(&udp.to_be_bytes());
+        // What was begun with the length of all goes on with its own.
+        let begun = folded(begun + u32::from(!whole) + u32::from(udp));
+        frame[place..][..2].copy_from_slice(&begun.to_be_bytes());
+        let checksum = !folded(sum(&frame[begin..]));
+        frame[place..][..2].copy_from_slice(&checksum.to_be_bytes());
+        frame
+    };
+    payload.chunks(size).map(cut).collect()
 }
 
 #[test]
 fn a_frame_is_whole_and_its_checksums_are_right() {
     let from = SocketAddrV4::new(Ipv4Addr::new(192, 168, 255, 254), 69);
-    for (to, length) in [([192, 168, 255, 9], 1472), ([10, 0, 0, 1], 4), ([192, 0, 2, 255], 517)] {
+    let blocks = [(1472, 1, 1472), (4, 1, 4), (517, 1, 517), (4 * 1472, 4, 1472), (3 * 516 + 9, 4, 516)];
+    for (to, (length, datagrams, segment)) in
+        [[192, 168, 255, 9], [10, 0, 0, 1], [192, 0, 2, 255], [192, 0, 2, 7], [172, 16, 0, 1]]
+            .into_iter()
+            .zip(blocks)
+    {
         let to = SocketAddrV4::new(to.into(), 2070);
+        let burst = Burst { peer: to, segment, datagrams, part: Part::Next };
         let payload: Vec<u8> = (0..length).map(|index| (index % 251) as u8).collect();
-        let frame = sent(from, to, &payload);
-        assert_eq!((&frame[..6], &frame[6..12]), (&STATION.0[..], &OWN.0[..]));
-        let read = parse(&frame).unwrap();
-        assert_eq!(read.carried, Carried::Udp { source: from, port: 2070, payload: &payload });
-        let ip = Ipv4Packet::new_checked(&frame[HEADER..]).unwrap();
-        assert!(ip.verify_checksum() && ip.dont_frag() && !ip.more_frags());
-        assert_eq!((ip.dst_addr(), usize::from(ip.total_len())), (*to.ip(), frame.len() - HEADER));
-        let udp = UdpPacket::new_checked(ip.payload()).unwrap();
-        assert!(udp.verify_checksum(&ip.src_addr().into(), &ip.dst_addr().into()), "{length} bytes");
+        let frames = sent(from, &burst, &payload);
+        assert_eq!(frames.len(), datagrams);
+        for (frame, payload) in frames.iter().zip(payload.chunks(segment)) {
+            assert_eq!((&frame[..6], &frame[6..12]), (&STATION.0[..], &OWN.0[..]));
+            let read = parse(frame).unwrap();
+            assert_eq!(read.carried, Carried::Udp { source: from, port: 2070, payload });
+            let ip = Ipv4Packet::new_checked(&frame[HEADER..]).unwrap();
+            assert!(ip.verify_checksum() && ip.dont_frag() && !ip.more_frags());
+            assert_eq!((ip.dst_addr(), usize::from(ip.total_len())), (*to.ip(), frame.len() - HEADER));
+            let udp = UdpPacket::new_checked(ip.payload()).unwrap();
+            assert!(udp.verify_checksum(&ip.src_addr().into(), &ip.dst_addr().into()), "{length} bytes");
+        }
     }
 }
 
