@@ -16,6 +16,7 @@ mod packet;
 mod rtt;
 mod server;
 mod session;
+mod turns;
 
 pub use client::{Client, ClientError, Wanted};
 pub use event::{Counters, Event, FailReason};

@@ -9,6 +9,7 @@ use super::event::{Counters, Event, FailReason};
 use super::name::{MAX_NAME, NameError, clean_name};
 use super::packet::{ErrorCode, Mode, Packet, ParseError, Request};
 use super::session::{Acked, Expired, Session};
+use super::turns::{Turn, Turns};
 use super::{BURST_DATAGRAMS, DATA_HEADER, IP_AND_UDP, MAX_BLOCK_SIZE, MAX_WINDOW, MIN_BLOCK_SIZE};
 use crate::Time;
 
@@ -35,6 +36,11 @@ pub struct Limits {
     /// Transfers to one address. Firmware reads one file at a time and may leave one behind; 16 leave room
     /// for machines behind one address.
     pub max_sessions_per_address: usize,
+    /// Transfers with options that data flows to at once; further ones wait for their turn. So many fill a link.
+    pub max_sending: usize,
+    /// How long a transfer waits for its turn at most. Firmware waits for four seconds before it complains, iPXE for a
+    /// quarter of one before it says its ACK again.
+    pub max_wait: Duration,
     /// How long a silent client is kept. iPXE's own retries reach 10 s, so it is heard at least once.
     pub give_up: Duration,
 }
@@ -46,6 +52,8 @@ impl Default for Limits {
             max_window: MAX_WINDOW,
             max_sessions: 4096,
             max_sessions_per_address: 16,
+            max_sending: 128,
+            max_wait: Duration::from_secs(1),
             give_up: Duration::from_secs(20),
         }
     }
@@ -94,6 +102,7 @@ pub struct Server {
     deadlines: BTreeSet<(Time, SocketAddrV4)>,
     /// Sessions with something to send, each in turn for one packet.
     senders: VecDeque<SocketAddrV4>,
+    turns: Turns,
     /// Answers outside of a session. The driver empties it after every packet.
     refusals: VecDeque<(SocketAddrV4, ErrorCode, &'static str)>,
     events: VecDeque<Event>,
@@ -132,19 +141,29 @@ impl Server {
             Ok(Packet::Data { .. } | Packet::OptionAck(_)) => self.counters.stray += 1,
             Err(error) => self.handle_malformed(from, bytes, error),
         }
+        self.give_turns(now);
     }
 
     /// Acts on every deadline up to `now`.
     pub fn handle_timeout(&mut self, now: Time) {
-        while let Some(&(deadline, peer)) = self.deadlines.first() {
-            if deadline > now {
-                return;
-            }
+        while let Some(&(deadline, peer)) = self.deadlines.first()
+            && deadline <= now
+        {
             self.deadlines.pop_first();
             let Some(session) = self.sessions.get_mut(&peer) else { continue };
             if session.deadline > now {
                 session.armed = session.deadline;
                 self.deadlines.insert((session.armed, peer));
+                continue;
+            }
+            // Whether it fell silent or waited for long enough: it goes on without being counted.
+            let turn = std::mem::take(&mut session.turn);
+            self.turns.leave(turn);
+            if let Turn::Waits(_) = turn {
+                session.begin(now, Turn::None);
+                session.armed = session.deadline;
+                self.deadlines.insert((session.armed, peer));
+                queue(&mut self.senders, peer, session);
                 continue;
             }
             match session.handle_timeout(now, self.limits.give_up) {
@@ -162,6 +181,7 @@ impl Server {
                 }
             }
         }
+        self.give_turns(now);
     }
 
     /// When [`Server::handle_timeout`] is to be called next. It may then find nothing to do.
@@ -293,6 +313,10 @@ impl Server {
             }
             Acked::Agreed => {
                 self.events.push_back(Event::Started { peer: from, file: session.name.clone() });
+                session.turn = self.turns.ask(self.limits.max_sending, from);
+                if session.turn != Turn::Has {
+                    session.wait(now, self.limits.max_wait);
+                }
             }
             Acked::Progress => {}
             Acked::Finished => {
@@ -307,12 +331,22 @@ impl Server {
                 return;
             }
         }
-        if session.deadline < session.armed {
-            self.deadlines.remove(&(session.armed, from));
-            session.armed = session.deadline;
-            self.deadlines.insert((session.armed, from));
-        }
+        arm(&mut self.deadlines, from, session);
         queue(&mut self.senders, from, session);
+    }
+
+    /// Lets those begin whose turn has come.
+    fn give_turns(&mut self, now: Time) {
+        while let Some(peer) = self.turns.next(self.limits.max_sending) {
+            let Some(session) = self.sessions.get_mut(&peer) else {
+                // It cannot be: whoever leaves takes its ticket along.
+                self.turns.leave(Turn::Has);
+                continue;
+            };
+            session.begin(now, Turn::Has);
+            arm(&mut self.deadlines, peer, session);
+            queue(&mut self.senders, peer, session);
+        }
     }
 
     fn handle_error(&mut self, now: Time, from: SocketAddrV4, code: ErrorCode, message: &str) {
@@ -366,7 +400,17 @@ impl Server {
     fn remove(&mut self, peer: SocketAddrV4) -> Option<Session> {
         let session = self.sessions.remove(&peer)?;
         self.deadlines.remove(&(session.armed, peer));
+        self.turns.leave(session.turn);
         Some(session)
+    }
+}
+
+/// Puts a deadline forward in the table; one that was put off stays there (see [`Session::armed`]).
+fn arm(deadlines: &mut BTreeSet<(Time, SocketAddrV4)>, peer: SocketAddrV4, session: &mut Session) {
+    if session.deadline < session.armed {
+        deadlines.remove(&(session.armed, peer));
+        session.armed = session.deadline;
+        deadlines.insert((session.armed, peer));
     }
 }
 

@@ -15,6 +15,7 @@ use std::time::Duration;
 use super::packet::{Options, Packet};
 use super::rtt::Rtt;
 use super::server::{Limits, Part};
+use super::turns::Turn;
 use super::{BURST_BYTES, DATA_HEADER, DEFAULT_BLOCK_SIZE, MIN_BLOCK_SIZE};
 use crate::Time;
 
@@ -65,6 +66,8 @@ pub(super) struct Session {
     pub(super) armed: Time,
     /// Whether it stands in the server's queue of senders.
     pub(super) queued: bool,
+    /// Whether it is its turn.
+    pub(super) turn: Turn,
     agreed: Options,
     block_size: u16,
     window: u16,
@@ -95,6 +98,7 @@ impl Session {
             deadline: now + rtt.timeout(),
             armed: now + rtt.timeout(),
             queued: false,
+            turn: Turn::None,
             agreed,
             block_size: agreed.block_size.unwrap_or(DEFAULT_BLOCK_SIZE),
             window: agreed.window_size.unwrap_or(1),
@@ -130,9 +134,22 @@ impl Session {
         matches!(self.state, State::Sending { highest, .. } if highest == self.total())
     }
 
+    /// Its turn is yet to come, and no later than after `longest`.
+    pub(super) fn wait(&mut self, now: Time, longest: Duration) {
+        self.deadline = now + longest;
+    }
+
+    /// Its turn has come.
+    pub(super) fn begin(&mut self, now: Time, turn: Turn) {
+        self.turn = turn;
+        self.sent = now;
+        self.deadline = now + self.rtt.timeout();
+    }
+
     /// Whether something is to be sent now.
     pub(super) fn wants_to_send(&self) -> bool {
         match self.state {
+            _ if matches!(self.turn, Turn::Waits(_)) => false,
             State::Negotiating { due } => due,
             State::Sending { acked, next, .. } => {
                 next <= self.total() && next <= acked + u64::from(self.window)

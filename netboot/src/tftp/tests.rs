@@ -1,6 +1,7 @@
 //! Every transition by hand, then both machines over a bad link.
 
 mod link;
+mod turns;
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
