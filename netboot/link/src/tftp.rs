@@ -88,7 +88,7 @@ impl TftpSocket {
     }
 
     /// The same when an interface is the only way to the clients: blocks as large as it carries them, and the short
-    /// way (frames to their stations) for those that go alone. Whatever of it cannot be had stays as it was.
+    /// way (frames to their stations) for windows. Whatever of it cannot be had stays as it was.
     #[must_use]
     pub fn only_by(self, interface: &str) -> Self {
         let this = match Interface::named(interface).and_then(|interface| interface.mtu()) {

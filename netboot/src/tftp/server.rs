@@ -156,30 +156,23 @@ impl Server {
                 self.deadlines.insert((session.armed, peer));
                 continue;
             }
-            // Whether it fell silent or waited for long enough: it goes on without being counted.
+            // Whether it waited for long enough or fell silent: it goes on without being counted.
             let turn = std::mem::take(&mut session.turn);
             self.turns.leave(turn);
             if let Turn::Waits(_) = turn {
-                session.begin(now, Turn::None);
-                session.armed = session.deadline;
-                self.deadlines.insert((session.armed, peer));
-                queue(&mut self.senders, peer, session);
+                session.begin(now);
+            } else if session.handle_timeout(now, self.limits.give_up) == Expired::Retry {
+                self.counters.timeouts += 1;
+            } else {
+                let all_sent = session.all_sent();
+                let reason = if all_sent { FailReason::LastAckMissing } else { FailReason::Silent };
+                self.refusals.push_back((peer, ErrorCode::Undefined, "no answer for too long"));
+                self.fail(now, peer, reason);
                 continue;
             }
-            match session.handle_timeout(now, self.limits.give_up) {
-                Expired::Retry => {
-                    self.counters.timeouts += 1;
-                    session.armed = session.deadline;
-                    self.deadlines.insert((session.armed, peer));
-                    queue(&mut self.senders, peer, session);
-                }
-                Expired::GiveUp => {
-                    let all_sent = session.all_sent();
-                    let reason = if all_sent { FailReason::LastAckMissing } else { FailReason::Silent };
-                    self.refusals.push_back((peer, ErrorCode::Undefined, "no answer for too long"));
-                    self.fail(now, peer, reason);
-                }
-            }
+            session.armed = session.deadline;
+            self.deadlines.insert((session.armed, peer));
+            queue(&mut self.senders, peer, session);
         }
         self.give_turns(now);
     }
@@ -315,7 +308,7 @@ impl Server {
                 self.events.push_back(Event::Started { peer: from, file: session.name.clone() });
                 session.turn = self.turns.ask(self.limits.max_sending, from);
                 if session.turn != Turn::Has {
-                    session.wait(now, self.limits.max_wait);
+                    session.deadline = now + self.limits.max_wait;
                 }
             }
             Acked::Progress => {}
@@ -343,7 +336,8 @@ impl Server {
                 self.turns.leave(Turn::Has);
                 continue;
             };
-            session.begin(now, Turn::Has);
+            session.turn = Turn::Has;
+            session.begin(now);
             arm(&mut self.deadlines, peer, session);
             queue(&mut self.senders, peer, session);
         }

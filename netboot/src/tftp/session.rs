@@ -134,14 +134,8 @@ impl Session {
         matches!(self.state, State::Sending { highest, .. } if highest == self.total())
     }
 
-    /// Its turn is yet to come, and no later than after `longest`.
-    pub(super) fn wait(&mut self, now: Time, longest: Duration) {
-        self.deadline = now + longest;
-    }
-
-    /// Its turn has come.
-    pub(super) fn begin(&mut self, now: Time, turn: Turn) {
-        self.turn = turn;
+    /// It has waited, and its first window goes out now.
+    pub(super) fn begin(&mut self, now: Time) {
         self.sent = now;
         self.deadline = now + self.rtt.timeout();
     }
