@@ -63,10 +63,13 @@ async fn a_wipe_that_fails_is_tried_again_and_told_once() {
         site.news().into_iter().filter(|news| matches!(news, Happening::WipeFailed { .. })).count();
     assert_eq!(failures, 1);
     assert_eq!(site.happened(&Happening::WipeStarted), 1, "{:?}", site.news());
-    // The next one is another wipe.
+    // The next one is another wipe: off as it is unused, it is switched on, and its agent dials anew.
+    site.until_news(&Happening::PowerOff).await;
     site.update(|spec| spec.wipe_id = "released".into()).await;
-    site.bmc.on.store(true, Ordering::SeqCst);
+    site.until_news(&Happening::PowerOn { pxe: true }).await;
+    link.dial(&site.agent, FINGERPRINT);
     site.until_told("wiped anew", |_| site.happened(&Happening::WipeStarted) == 2).await;
+    link.until("wiped anew", |_| site.agent.wipes.load(Ordering::SeqCst) == 2).await;
     link.stop().await;
 }
 
