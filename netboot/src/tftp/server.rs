@@ -53,7 +53,7 @@ impl Default for Limits {
             max_sessions: 4096,
             max_sessions_per_address: 16,
             max_sending: 128,
-            max_wait: Duration::from_secs(1),
+            max_wait: Duration::from_secs(2),
             give_up: Duration::from_secs(20),
         }
     }

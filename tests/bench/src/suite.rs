@@ -35,9 +35,9 @@ pub struct Suite {
     /// Only these kinds [default: all]
     #[arg(long, value_enum, value_delimiter = ',')]
     pub only: Vec<Kind>,
-    /// Rounds of the quick measurements; slow ones have fewer
-    #[arg(long, default_value_t = 3)]
-    pub rounds: usize,
+    /// No more rounds than this [default: what each needs: times and their tails more than CPU, slow ones fewer]
+    #[arg(long, value_name = "N")]
+    pub rounds: Option<usize>,
     /// Appended to the appliance's configuration, to measure another one
     #[arg(long, value_name = "TOML", default_value = "")]
     pub config: String,
@@ -115,7 +115,8 @@ impl Suite {
             }
         }
         let mut found: Vec<Measured> = Vec::new();
-        for round in 0..self.rounds {
+        let rounds = measures.iter().map(|measure| measure.rounds).max().unwrap_or(0);
+        for round in 0..rounds.min(self.rounds.unwrap_or(usize::MAX)) {
             for measure in measures.iter().filter(|measure| round < measure.rounds) {
                 for name in &measure.servers {
                     let Some(server) = running.get(name) else { continue };

@@ -56,7 +56,7 @@ pub(super) const STORM: &str = "Storm: 1,000 machines, 1 MB loader and 20 MB ima
 pub(super) struct Measure {
     pub(super) name: &'static str,
     pub(super) kind: Kind,
-    /// How often, at most.
+    /// How often.
     pub(super) rounds: usize,
     pub(super) servers: Vec<Name>,
     load: Load,
@@ -94,31 +94,31 @@ enum Load {
     Idle,
 }
 
-/// Name, group, rounds at most, servers, load; in the page's order.
+/// Name, group, rounds, servers, load; in the page's order.
 type Row = (&'static str, Kind, usize, &'static [Name], Load);
 
 #[rustfmt::skip]
 const ROWS: &[Row] = &[
     ("Start to first offer, and memory at rest", Kind::Idle, 1, &[Ours, Dnsmasq], Load::Idle),
-    ("DHCP, port 67, as fast as it goes", Kind::Dhcp, 7, &[Ours, Dnsmasq, Echo], Load::Dhcp { port: 67, rate: None }),
-    ("DHCP, port 4011, as fast as it goes", Kind::Dhcp, 7, &[Ours, Dnsmasq], Load::Dhcp { port: 4011, rate: None }),
+    ("DHCP, port 67, as fast as it goes", Kind::Dhcp, 3, &[Ours, Dnsmasq, Echo], Load::Dhcp { port: 67, rate: None }),
+    ("DHCP, port 4011, as fast as it goes", Kind::Dhcp, 3, &[Ours, Dnsmasq], Load::Dhcp { port: 4011, rate: None }),
     ("DHCP, port 67, 2,000 a second", Kind::Dhcp, 7, &[Ours, Dnsmasq, Echo], Load::Dhcp { port: 67, rate: Some(2000) }),
-    ("TFTP block by block, 100 clients, 256 KiB, blocks of 1468", Kind::Tftp, 5, TFTP, tftp(SMALL, 0, 100, 2)),
+    ("TFTP block by block, 100 clients, 256 KiB, blocks of 1468", Kind::Tftp, 3, TFTP, tftp(SMALL, 0, 100, 2)),
     ("TFTP block by block, 1 client, 1 MiB, blocks of 1468", Kind::Tftp, 2, TFTP, tftp(LOADER, 0, 1, 8)),
-    ("TFTP windows of 4, 20 clients, 1 MiB", Kind::Tftp, 5, WINDOWS, tftp(LOADER, 4, 20, 4)),
-    ("TFTP windows of 16, 8 clients, 16 MiB", Kind::Tftp, 5, WINDOWS, tftp(LARGE, 16, 8, 2)),
+    ("TFTP windows of 4, 20 clients, 1 MiB", Kind::Tftp, 3, WINDOWS, tftp(LOADER, 4, 20, 4)),
+    ("TFTP windows of 16, 8 clients, 16 MiB", Kind::Tftp, 3, WINDOWS, tftp(LARGE, 16, 8, 2)),
     ("TFTP, 1,000 clients at once, 256 KiB each", Kind::Tftp, 1, TFTP, tftp(SMALL, 0, 1000, 1)),
     ("TFTP block by block, 1 % loss each way, 1 ms, 20 clients, 256 KiB", Kind::Loss, 1, TFTP, Load::Lossy { window: 0 }),
     ("TFTP windows of 4, 1 % loss each way, 1 ms, 20 clients, 256 KiB", Kind::Loss, 2, &[Ours, RsTftpd], Load::Lossy { window: 4 }),
     ("TFTP windows of 16, 1 % loss each way, 1 ms, 20 clients, 256 KiB", Kind::Loss, 2, &[Ours, RsTftpd], Load::Lossy { window: 16 }),
-    ("HTTP, 97 MB to 8 clients", Kind::Http, 5, &[Ours, OursRaw, Nginx, Sendfile], Load::File { clients: 8 }),
+    ("HTTP, 97 MB to 8 clients", Kind::Http, 3, &[Ours, OursRaw, Nginx, Sendfile], Load::File { clients: 8 }),
     ("HTTP, 97 MB to 64 clients", Kind::Http, 2, &[Ours, OursRaw, Nginx, Sendfile], Load::File { clients: 64 }),
-    ("Boot script (nginx: a fixed text), 64 connections kept", Kind::Http, 5, &[Ours, Nginx], Load::Script { close: false }),
+    ("Boot script (nginx: a fixed text), 64 connections kept", Kind::Http, 3, &[Ours, Nginx], Load::Script { close: false }),
     ("Boot script (nginx: a fixed text), a connection each", Kind::Http, 3, &[Ours, Nginx], Load::Script { close: true }),
     ("HTTP, one body of 97 MB compared byte by byte, no loss, single packets", Kind::Raw, 3, RAW, Load::Body { lost: 0 }),
     ("HTTP, the same, 0.1 % of packets lost", Kind::Raw, 3, RAW, Load::Body { lost: 1 }),
     ("HTTP, the same, 1 % of packets lost", Kind::Raw, 3, RAW, Load::Body { lost: 10 }),
-    (STORM, Kind::Storm, 2, &[Ours, Nginx], Load::Storm { plain: false }),
+    (STORM, Kind::Storm, 5, &[Ours, Nginx], Load::Storm { plain: false }),
     ("The storm's bytes by HTTP alone", Kind::Storm, 2, &[Ours, Nginx], Load::Storm { plain: true }),
 ];
 
