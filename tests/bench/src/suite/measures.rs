@@ -99,7 +99,7 @@ type Row = (&'static str, Kind, usize, &'static [Name], Load);
 
 #[rustfmt::skip]
 const ROWS: &[Row] = &[
-    ("Start to first offer, and memory at rest", Kind::Idle, 1, &[Ours, Dnsmasq], Load::Idle),
+    ("Start to first offer, and memory at rest", Kind::Idle, 9, &[Ours, Dnsmasq], Load::Idle),
     ("DHCP, port 67, as fast as it goes", Kind::Dhcp, 3, &[Ours, Dnsmasq, Echo], Load::Dhcp { port: 67, rate: None }),
     ("DHCP, port 4011, as fast as it goes", Kind::Dhcp, 3, &[Ours, Dnsmasq], Load::Dhcp { port: 4011, rate: None }),
     ("DHCP, port 67, 2,000 a second", Kind::Dhcp, 7, &[Ours, Dnsmasq, Echo], Load::Dhcp { port: 67, rate: Some(2000) }),
@@ -111,8 +111,8 @@ const ROWS: &[Row] = &[
     ("TFTP block by block, 1 % loss each way, 1 ms, 20 clients, 256 KiB", Kind::Loss, 1, TFTP, Load::Lossy { window: 0 }),
     ("TFTP windows of 4, 1 % loss each way, 1 ms, 20 clients, 256 KiB", Kind::Loss, 2, &[Ours, RsTftpd], Load::Lossy { window: 4 }),
     ("TFTP windows of 16, 1 % loss each way, 1 ms, 20 clients, 256 KiB", Kind::Loss, 2, &[Ours, RsTftpd], Load::Lossy { window: 16 }),
-    ("HTTP, 97 MB to 8 clients", Kind::Http, 3, &[Ours, OursRaw, Nginx, Sendfile], Load::File { clients: 8 }),
-    ("HTTP, 97 MB to 64 clients", Kind::Http, 2, &[Ours, OursRaw, Nginx, Sendfile], Load::File { clients: 64 }),
+    ("HTTP, 97 MB to 8 clients", Kind::Http, 7, &[Ours, OursRaw, Nginx, Sendfile], Load::File { clients: 8 }),
+    ("HTTP, 97 MB to 64 clients", Kind::Http, 5, &[Ours, OursRaw, Nginx, Sendfile], Load::File { clients: 64 }),
     ("Boot script (nginx: a fixed text), 64 connections kept", Kind::Http, 3, &[Ours, Nginx], Load::Script { close: false }),
     ("Boot script (nginx: a fixed text), a connection each", Kind::Http, 3, &[Ours, Nginx], Load::Script { close: true }),
     ("HTTP, one body of 97 MB compared byte by byte, no loss, single packets", Kind::Raw, 3, RAW, Load::Body { lost: 0 }),

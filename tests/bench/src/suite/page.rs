@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use super::Measured;
 use super::servers::Peers;
 use crate::report::{Report, Unit, count};
-use crate::stats::Spread;
+use crate::stats::{Phase, Spread};
 use crate::table::Table;
 
 const BEGIN: &str = "<!-- results of `make bench`: begin -->";
@@ -85,7 +85,7 @@ fn table(rows: &[&Measured]) -> Table {
         };
         let scale = if unit == Unit::Bytes { 1e6 } else { 1.0 };
         let speed = spread(found, |report| Some(report.rate() / scale));
-        let phase = |read: fn(&crate::stats::Phase) -> u64| {
+        let phase = |read: fn(&Phase) -> u64| {
             let times = spread(found, |report| report.phases.last().map(|phase| count(read(phase)) / 1e3));
             times.map_or("–".into(), |times| number(times.median))
         };
@@ -115,14 +115,18 @@ fn starts(rows: &[&Measured]) -> Table {
     let mut table =
         Table::new(&["server", "first offer after ms, median", "longest", "resident MB", "starts"]);
     for found in rows {
-        let Some(report) = found.reports.first() else { continue };
-        let [offer, resident] = report.phases.as_slice() else { continue };
+        let phase = |number: usize, read: fn(&Phase) -> u64| {
+            spread(found, |report| report.phases.get(number).map(|phase| count(read(phase)) / 1e3))
+        };
+        let offer = phase(0, |phase| phase.p50_us);
+        let longest = phase(0, |phase| phase.max_us);
+        let resident = phase(1, |phase| phase.p50_us);
         table.row([
             found.server.title().to_owned(),
-            number(count(offer.p50_us) / 1e3),
-            number(count(offer.max_us) / 1e3),
-            number(count(resident.p50_us) / 1e3),
-            report.done.to_string(),
+            offer.map_or("–".into(), |offer| number(offer.median)),
+            longest.map_or("–".into(), |longest| number(longest.max)),
+            resident.map_or("–".into(), |resident| number(resident.median)),
+            found.reports.iter().map(|report| report.done).sum::<u64>().to_string(),
         ]);
     }
     table
@@ -150,7 +154,6 @@ mod tests {
     use super::super::servers::Name;
     use super::*;
     use crate::cost::Cost;
-    use crate::stats::Phase;
 
     fn measured(server: Name, cpu: &[f64]) -> Measured {
         let report = |cpu: &f64| Report {

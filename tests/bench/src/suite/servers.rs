@@ -19,8 +19,6 @@ const SERVER_CPU: u8 = 0;
 const CLIENT_CPU: u8 = 1;
 const START_LIMIT: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(50);
-/// Starts of which the median is told.
-const STARTS: u32 = 7;
 
 /// Who is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -174,10 +172,10 @@ impl Running {
         serde_json::from_slice(&output.stdout).context("the report cannot be read")
     }
 
-    /// Starts the server again and again: it was not kept running for this.
+    /// Starts the server: it was not kept running for this.
     pub(super) fn idle(&self, _files: &Files) -> Result<Report> {
         let mut arguments = words(&format!(
-            "idle --server {SERVER} --address {CLIENT} --interface {INTERFACE} --starts {STARTS} --"
+            "idle --server {SERVER} --address {CLIENT} --interface {INTERFACE} --starts 1 --"
         ));
         arguments.extend(self.idle_command.iter().cloned());
         self.load(&arguments)
