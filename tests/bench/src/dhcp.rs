@@ -232,7 +232,10 @@ impl Asking {
     }
 }
 
-/// One question, repeated every millisecond until it is answered: how long that took.
+/// How long an unanswered question waits before it is asked again: the resolution of [`until_first_offer`].
+const ASK_AGAIN: Duration = Duration::from_micros(200);
+
+/// One question, repeated until it is answered: how long that took.
 ///
 /// # Errors
 /// When nothing answers within `limit`, or the socket cannot be used.
@@ -248,7 +251,7 @@ pub fn until_first_offer(load: &Load, started: Instant, limit: Duration) -> Resu
         // A refusal is told by ICMP while nobody listens yet.
         let _ = socket.send_to(&bytes, (to, load.port));
         let mut poll = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
-        ppoll(&mut poll, Some(TimeSpec::from_duration(Duration::from_millis(1))), None)?;
+        ppoll(&mut poll, Some(TimeSpec::from_duration(ASK_AGAIN)), None)?;
         if socket.recv(&mut buffer).is_ok_and(|length| length > 240 && buffer[0] == 2) {
             return Ok(started.elapsed());
         }

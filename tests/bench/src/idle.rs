@@ -22,7 +22,7 @@ pub struct Load {
     /// How often it is started
     #[arg(long, default_value_t = 5)]
     pub starts: u32,
-    /// How long it is left alone before its memory is read, in seconds
+    /// How long the last one is left alone before its memory is read, in seconds
     #[arg(long, default_value_t = 3.0)]
     pub rest: f64,
     /// The server's command
@@ -49,7 +49,7 @@ impl Load {
         let mut report = Report::new("idle", 1, Unit::Starts);
         let (mut offers, mut resident) = (Vec::new(), Vec::new());
         let began = Instant::now();
-        for _ in 0..self.starts {
+        for start in 1..=self.starts {
             let [program, arguments @ ..] = self.command.as_slice() else { bail!("no command") };
             let started = Instant::now();
             let child = Command::new(program)
@@ -62,9 +62,11 @@ impl Load {
             let server = Running(child);
             let first = until_first_offer(&self.dhcp, started, START_LIMIT)?;
             offers.push(u64::try_from(first.as_micros())?);
-            std::thread::sleep(Duration::from_secs_f64(self.rest));
-            resident.push(tree_memory(server.0.id()).0);
             report.done += 1;
+            if start == self.starts {
+                std::thread::sleep(Duration::from_secs_f64(self.rest));
+                resident.push(tree_memory(server.0.id()).0);
+            }
         }
         report.work = report.done;
         report.seconds = began.elapsed().as_secs_f64();

@@ -172,10 +172,10 @@ impl Running {
         serde_json::from_slice(&output.stdout).context("the report cannot be read")
     }
 
-    /// Starts the server: it was not kept running for this.
+    /// Starts the server some times: it was not kept running for this.
     pub(super) fn idle(&self, _files: &Files) -> Result<Report> {
         let mut arguments = words(&format!(
-            "idle --server {SERVER} --address {CLIENT} --interface {INTERFACE} --starts 1 --"
+            "idle --server {SERVER} --address {CLIENT} --interface {INTERFACE} --starts 5 --"
         ));
         arguments.extend(self.idle_command.iter().cloned());
         self.load(&arguments)
