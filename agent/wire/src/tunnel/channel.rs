@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::HeaderValue;
 use http_body::Body as _;
 use tokio::task::JoinHandle;
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 use tonic::body::Body;
 
 use super::caller::{Caller, OpenError, Received};
@@ -63,6 +63,7 @@ impl tower::Service<http::Request<Body>> for TunnelChannel {
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let called = Instant::now();
         let (parts, body) = request.into_parts();
         let metadata = grpc::to_metadata(&parts.headers);
         let opened = self.shared.with(|caller| caller.open(parts.uri.path(), metadata));
@@ -83,7 +84,7 @@ impl tower::Service<http::Request<Body>> for TunnelChannel {
             shared: self.shared.clone(),
             id,
             payload: None,
-            deadline: timeout.map(|timeout| Box::pin(tokio::time::sleep(timeout))),
+            deadline: timeout.map(|timeout| Box::pin(tokio::time::sleep_until(called + timeout))),
         };
         Box::pin(answer.headers())
     }
@@ -141,13 +142,17 @@ impl Answer {
                 received => Some(received),
             })
         {
-            return Poll::Ready(received);
+            let late = self.deadline.as_ref().is_some_and(|deadline| deadline.deadline() <= Instant::now());
+            return Poll::Ready(match received {
+                Received::Over(outcome) => Received::Over(by_its_name(outcome, late)),
+                received => received,
+            });
         }
         if let Some(deadline) = &mut self.deadline
             && deadline.as_mut().poll(cx).is_ready()
         {
             self.deadline = None;
-            let outcome = Outcome::error(tonic::Code::DeadlineExceeded, "deadline has passed");
+            let outcome = deadline_passed();
             self.shared.with(|caller| caller.abort(self.id, outcome.clone()));
             return Poll::Ready(Received::Over(outcome));
         }
@@ -180,6 +185,16 @@ impl Drop for Answer {
         self.shared.with(|caller| caller.cancel(self.id));
         self.shared.forget(self.id);
     }
+}
+
+fn deadline_passed() -> Outcome {
+    Outcome::error(tonic::Code::DeadlineExceeded, "deadline has passed")
+}
+
+/// A failure after the deadline is the deadline's: a peer that keeps it as well may have another name for that (the Go
+/// library's is "unknown"), and its word may be read before the clock.
+fn by_its_name(outcome: Outcome, late: bool) -> Outcome {
+    if late && outcome.code != tonic::Code::Ok as i32 { deadline_passed() } else { outcome }
 }
 
 struct AnswerBody {
@@ -235,4 +250,17 @@ fn refusal(outcome: Outcome) -> http::Response<Body> {
     *response.headers_mut() = grpc::to_trailers(outcome);
     response.headers_mut().insert(http::header::CONTENT_TYPE, GRPC);
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_tells_that_the_deadline_passed_it_has_one_name() {
+        let unknown = Outcome::error(tonic::Code::Unknown, "context deadline exceeded");
+        assert_eq!(by_its_name(unknown.clone(), true), deadline_passed());
+        assert_eq!(by_its_name(unknown.clone(), false), unknown, "it failed in time");
+        assert_eq!(by_its_name(Outcome::default(), true), Outcome::default(), "a late answer is an answer");
+    }
 }
