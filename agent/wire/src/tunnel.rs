@@ -130,6 +130,11 @@ impl Outcome {
     pub fn error(code: tonic::Code, message: impl Into<String>) -> Self {
         Self { code: code as i32, message: message.into(), ..Self::default() }
     }
+
+    /// The call took longer than its caller waits.
+    fn deadline_passed() -> Self {
+        Self::error(tonic::Code::DeadlineExceeded, "deadline has passed")
+    }
 }
 
 #[cfg(test)]

@@ -152,7 +152,7 @@ impl Answer {
             && deadline.as_mut().poll(cx).is_ready()
         {
             self.deadline = None;
-            let outcome = deadline_passed();
+            let outcome = Outcome::deadline_passed();
             self.shared.with(|caller| caller.abort(self.id, outcome.clone()));
             return Poll::Ready(Received::Over(outcome));
         }
@@ -187,14 +187,10 @@ impl Drop for Answer {
     }
 }
 
-fn deadline_passed() -> Outcome {
-    Outcome::error(tonic::Code::DeadlineExceeded, "deadline has passed")
-}
-
 /// A failure after the deadline is the deadline's: a peer that keeps it as well may have another name for that (the Go
 /// library's is "unknown"), and its word may be read before the clock.
 fn by_its_name(outcome: Outcome, late: bool) -> Outcome {
-    if late && outcome.code != tonic::Code::Ok as i32 { deadline_passed() } else { outcome }
+    if late && outcome.code != tonic::Code::Ok as i32 { Outcome::deadline_passed() } else { outcome }
 }
 
 struct AnswerBody {
@@ -259,7 +255,7 @@ mod tests {
     #[test]
     fn whoever_tells_that_the_deadline_passed_it_has_one_name() {
         let unknown = Outcome::error(tonic::Code::Unknown, "context deadline exceeded");
-        assert_eq!(by_its_name(unknown.clone(), true), deadline_passed());
+        assert_eq!(by_its_name(unknown.clone(), true), Outcome::deadline_passed());
         assert_eq!(by_its_name(unknown.clone(), false), unknown, "it failed in time");
         assert_eq!(by_its_name(Outcome::default(), true), Outcome::default(), "a late answer is an answer");
     }

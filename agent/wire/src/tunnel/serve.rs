@@ -169,9 +169,9 @@ impl Call {
         let work = self.run(routes, method, metadata);
         let outcome = match timeout {
             None => work.await,
-            Some(timeout) => tokio::time::timeout(timeout, work)
-                .await
-                .unwrap_or_else(|_| Outcome::error(tonic::Code::DeadlineExceeded, "deadline has passed")),
+            Some(timeout) => {
+                tokio::time::timeout(timeout, work).await.unwrap_or_else(|_| Outcome::deadline_passed())
+            }
         };
         self.close(outcome);
     }

@@ -174,9 +174,8 @@ impl Running {
 
     /// Starts the server some times: it was not kept running for this.
     pub(super) fn idle(&self, _files: &Files) -> Result<Report> {
-        let mut arguments = words(&format!(
-            "idle --server {SERVER} --address {CLIENT} --interface {INTERFACE} --starts 5 --"
-        ));
+        let mut arguments =
+            words(&format!("idle --server {SERVER} --address {CLIENT} --interface {INTERFACE} --"));
         arguments.extend(self.idle_command.iter().cloned());
         self.load(&arguments)
     }
