@@ -105,7 +105,7 @@ async fn a_machine_without_a_unique_token_waits_in_limbo_and_is_forgotten() {
     let disk = Disk::new();
     let now = std::sync::Arc::new(Mutex::new(SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000)));
     let clock = std::sync::Arc::clone(&now);
-    let hub = Hub::open(config(), disk.open(), std::sync::Arc::new(|_| {})).await.unwrap();
+    let hub = Hub::open(config(), disk.open().await, std::sync::Arc::new(|_| {})).await.unwrap();
     let hub = hub.with_clock(std::sync::Arc::new(move || *clock.lock().unwrap()));
     let state = hub.store.state();
     let secret = hub.store.find::<SiderolinkConfigSpec>("siderolink-config").await.unwrap().unwrap();

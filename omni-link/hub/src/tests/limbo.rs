@@ -26,7 +26,7 @@ async fn tunnelled(disk: &Disk) -> (Site, SocketAddr, JoinHandle<()>) {
     let udp = socket.local_addr().unwrap();
     let wireguard = WireguardConfig { endpoint: udp.to_string(), over_grpc: false };
     let config = HubConfig { wireguard: Some(wireguard), ..config() };
-    let site = Site::start_with(config, disk.open()).await;
+    let site = Site::start_with(config, disk.open().await).await;
     let hub = site.hub.clone();
     let serve = async move { hub.serve_wireguard(&socket, CancellationToken::new()).await.unwrap() };
     (site, udp, tokio::spawn(serve))

@@ -49,7 +49,7 @@ impl ImageFactory for Factory {
 async fn site(disk: &Disk) -> (Site, Arc<Factory>) {
     let factory = Arc::new(Factory::default());
     let config = HubConfig { image_factory: Some(factory.clone()), ..config() };
-    (Site::start_with(config, disk.open()).await, factory)
+    (Site::start_with(config, disk.open().await).await, factory)
 }
 
 async fn client(site: &Site, key: ServiceAccountKey) -> Client {

@@ -206,7 +206,7 @@ async fn joining_and_reporting_never_list_the_links() {
 #[tokio::test]
 async fn a_removal_that_somebody_holds_is_told_of_in_time() {
     let disk = Disk::new();
-    let state = disk.open();
+    let state = disk.open().await;
     let provider = pointer::<InfraProviderSpec>(PROVIDER);
     state.create(Resource::empty(&provider), "").await.unwrap();
     cosi::add_finalizer(&*state, &provider, "SomebodysController").await.unwrap();

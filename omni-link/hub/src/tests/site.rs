@@ -47,6 +47,19 @@ pub(super) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("waited in vain for {what}"))
 }
 
+/// Takes what one who was killed may hold until the last of their connections has ended.
+pub(super) async fn again<T, E, F: Future<Output = Result<T, E>>>(take: impl Fn() -> F) -> T {
+    soon("what is still held", async {
+        loop {
+            match take().await {
+                Ok(taken) => return taken,
+                Err(_) => tokio::task::yield_now().await,
+            }
+        }
+    })
+    .await
+}
+
 pub(super) fn config() -> HubConfig {
     HubConfig {
         provider_id: PROVIDER.to_owned(),
@@ -66,8 +79,8 @@ impl Disk {
         Self(TempDir::new().unwrap())
     }
 
-    pub(super) fn open(&self) -> Arc<EmbeddedState> {
-        Arc::new(EmbeddedState::open(self.0.path().join("hub.redb")).unwrap())
+    pub(super) async fn open(&self) -> Arc<EmbeddedState> {
+        Arc::new(again(async || EmbeddedState::open(self.0.path().join("hub.redb"))).await)
     }
 }
 
@@ -86,7 +99,7 @@ pub(super) struct Site {
 
 impl Site {
     pub(super) async fn start(disk: &Disk) -> Self {
-        Self::start_on(disk.open()).await
+        Self::start_on(disk.open().await).await
     }
 
     pub(super) async fn start_on(state: Arc<dyn State>) -> Self {

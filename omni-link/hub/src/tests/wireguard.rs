@@ -52,19 +52,6 @@ fn loopback() -> SocketAddr {
     (Ipv4Addr::LOCALHOST, 0).into()
 }
 
-/// A port that was in use a moment ago may take a moment.
-async fn again<T, F: Future<Output = std::io::Result<T>>>(bind: impl Fn() -> F) -> T {
-    soon("a port", async {
-        loop {
-            match bind().await {
-                Ok(socket) => return socket,
-                Err(_) => tokio::task::yield_now().await,
-            }
-        }
-    })
-    .await
-}
-
 impl Tunnelled {
     async fn start(disk: &Disk, over_grpc: bool) -> Self {
         Self::start_at(disk, over_grpc, loopback(), loopback()).await
@@ -83,7 +70,7 @@ impl Tunnelled {
         let observer = Arc::new(move |event| {
             let _ = sender.send(event);
         });
-        let state = again(async || Ok(disk.open())).await;
+        let state = disk.open().await;
         let hub = Hub::open(config, state.clone(), observer).await.unwrap();
         let shutdown = CancellationToken::new();
         let serve =
