@@ -5,11 +5,12 @@
 //! says so and passes. No root, no network: QEMU's own network reaches the test on loopback.
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
+#[path = "../../power/tests/support/ports.rs"]
+mod ports;
 #[path = "support/tunnels.rs"]
 mod tunnels;
 
 use std::fs;
-use std::net::{TcpListener as StdListener, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -95,13 +96,9 @@ fn stick(directory: &Path) -> PathBuf {
     path
 }
 
-fn free_tcp() -> u16 {
-    StdListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
 /// The BMC's simulator: its port for the machine, and its port in the network.
 fn bmc(directory: &Path) -> (Kept, u16, u16) {
-    let (serial, lan) = (free_tcp(), UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port());
+    let (serial, lan) = (ports::unused(), ports::unused());
     let program = directory.join("lan-config");
     // What the simulator asks for the network settings that it does not keep itself.
     let script = "#!/bin/sh\n[ \"$1\" = get ] && shift && for p in \"$@\"; do case $p in\n\

@@ -5,6 +5,8 @@
 
 #[path = "support/ipmi_sim.rs"]
 mod ipmi_sim;
+#[path = "support/ports.rs"]
+mod ports;
 
 use ipmi_sim::{PASSWORD, Simulator, USER, run};
 use power::ipmi::session::LoginError;

@@ -6,6 +6,8 @@
 #[path = "support/ipmi_sim.rs"]
 #[allow(dead_code, reason = "the tests of IPMI use the rest")]
 mod ipmi_sim;
+#[path = "support/ports.rs"]
+mod ports;
 #[path = "support/sushy.rs"]
 mod sushy;
 

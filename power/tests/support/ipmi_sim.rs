@@ -1,7 +1,7 @@
 //! OpenIPMI's simulator of a BMC, over loopback.
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use power::Bmc;
 use power::ipmi::IpmiBmc;
+
+use crate::ports;
 
 pub(crate) const USER: &str = "talos-agent";
 pub(crate) const PASSWORD: &str = "Abcdefgh12345678";
@@ -67,7 +69,7 @@ impl Simulator {
         }
         let directory = tempfile::tempdir().unwrap();
         let at = directory.path();
-        let port = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = ports::unused();
         for (name, text) in [("chassis", CHASSIS), ("power", "0"), ("boot", "none"), ("log", "")] {
             fs::write(at.join(name), text).unwrap();
         }

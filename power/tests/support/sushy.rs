@@ -1,7 +1,7 @@
 //! sushy-tools' Redfish service with made-up systems, over loopback.
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -56,7 +56,7 @@ impl Sushy {
         }
         let directory = tempfile::tempdir().unwrap();
         let at = directory.path();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = crate::ports::unused();
         let system = |(at, uuid): (usize, &&str)| {
             format!("{{'uuid': '{uuid}', 'name': 'machine-{at}', 'power_state': 'Off', 'nics': []}},")
         };
