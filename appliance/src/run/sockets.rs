@@ -5,17 +5,12 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use anyhow::Context;
-use netboot_link::{dhcp, raw, tftp};
-use tokio::net::{TcpListener, TcpSocket, UdpSocket, UnixListener};
+use netboot_link::{dhcp, http, raw, tftp};
+use tokio::net::{TcpListener, UdpSocket, UnixListener};
 
 use super::networks::Network;
 use crate::config::Config;
 use crate::operator;
-
-/// Connections that the kernel keeps until they are taken: a thousand machines connect at the same moment, and whoever
-/// finds no room tries again a second later. The usual 128 hold a rack or two; the kernel cuts it to
-/// `net.core.somaxconn`.
-const BACKLOG: u32 = 4096;
 
 pub(super) struct Sockets {
     pub(super) operator: UnixListener,
@@ -202,12 +197,8 @@ fn tcp(address: SocketAddr, what: &str, key: &str) -> anyhow::Result<TcpListener
         .with_context(|| format!("cannot listen on {address} for {what} ({key} names another port)"))
 }
 
-/// Listens for a rack.
 pub(super) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
+    TcpListener::from_std(http::listen(address)?)
 }
 
 /// The address that the appliance as a whole is known by: the configured one, or the first network's.
@@ -218,23 +209,7 @@ pub(super) fn main_address(config: &Config, networks: &[Network]) -> anyhow::Res
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
-    use tokio::net::TcpStream;
-
     use super::*;
-
-    #[tokio::test]
-    async fn a_rack_that_connects_at_once_has_room() {
-        let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
-        let address = listener.local_addr().unwrap();
-        let mut streams = Vec::new();
-        // More than the usual 128, of which nobody takes one.
-        for count in 0..300 {
-            let connect = tokio::time::timeout(Duration::from_secs(30), TcpStream::connect(address));
-            streams.push(connect.await.unwrap_or_else(|_| panic!("no room after {count}")).unwrap());
-        }
-    }
 
     #[tokio::test]
     async fn a_port_that_is_taken_is_told_with_the_key_that_names_another() {

@@ -18,6 +18,7 @@ mod body;
 mod files;
 mod front;
 mod head;
+mod listen;
 mod path;
 mod range;
 mod script;
@@ -37,6 +38,7 @@ use netboot_assets::{AssetDir, BootFiles};
 use rustls::server::ResolvesServerCert;
 
 use answer::{Boot, PATHS};
+pub use listen::listen;
 pub use server::{DRAIN, FIRST_REQUEST, MAX_CONNECTIONS, serve};
 use tls::Tls;
 

@@ -36,18 +36,15 @@ use std::sync::Arc;
 
 use netboot::{Mac, Subnet};
 use nix::net::if_::if_nametoindex;
-use nix::sys::socket::{Backlog, listen};
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
 use crate::frames::{FrameError, FrameSocket, Settings, VlanId};
+use crate::http;
 use crate::sys::interface::Interface;
 use crate::tftp::{TftpError, TftpSocket};
 pub use counters::Counters;
 use namespace::{Namespace, Wanted};
-
-/// Connections that wait to be accepted: a thousand machines at once.
-const BACKLOG: i32 = 1024;
 
 /// An address and the length of its network's prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -254,12 +251,7 @@ impl Stack {
     /// When there is no such network, or the port is taken.
     pub fn listen(&self, network: usize, port: u16) -> Result<TcpListener, RawError> {
         let (link, address) = self.place(network, port)?;
-        let bound = link.namespace.inside(|| {
-            let listener = TcpListener::bind(address)?;
-            listen(&listener, Backlog::new(BACKLOG)?)?;
-            listener.set_nonblocking(true)?;
-            Ok(listener)
-        });
+        let bound = link.namespace.inside(|| http::listen(address.into()));
         bound.map_err(|source| RawError::Bind { address: address.into(), source })
     }
 

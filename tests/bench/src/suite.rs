@@ -12,7 +12,7 @@ mod servers;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
@@ -70,6 +70,10 @@ impl Suite {
         if !nix::unistd::geteuid().is_root() {
             bail!("network namespaces need root");
         }
+        // Before minutes are spent on what goes there.
+        if let Some(path) = &self.write {
+            page_with(path, "")?;
+        }
         bed::sweep();
         let files = Files::make()?;
         let peers = Peers::find(&self.peers);
@@ -92,8 +96,7 @@ impl Suite {
             plot(&results, path)?;
         }
         if let Some(path) = &self.write {
-            let old = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-            fs::write(path, page::replace(&old, &text)?)?;
+            fs::write(path, page_with(path, &text)?)?;
         }
         Ok(())
     }
@@ -142,6 +145,12 @@ impl Suite {
 
 fn brief(report: &Report) -> String {
     report.text().lines().take(3 + report.failed.len()).collect::<Vec<_>>().join("; ")
+}
+
+/// The page with these results.
+fn page_with(path: &Path, results: &str) -> Result<String> {
+    let old = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    page::replace(&old, results).with_context(|| path.display().to_string())
 }
 
 fn plot(results: &[Measured], path: &PathBuf) -> Result<()> {
