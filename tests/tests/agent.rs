@@ -32,8 +32,6 @@ use uuid::Uuid;
 
 const MIB: u64 = 1 << 20;
 const DISK_MIB: u64 = 64;
-/// On disks that nobody may touch.
-const MARKER: &str = "somebody's data, not ours";
 /// The agent's first line on the console.
 const PID1: &str = "agent: version";
 
@@ -170,8 +168,8 @@ fn server(name: &str, firmware: Firmware) -> MachineSpec {
     MachineSpec::new(name, firmware)
         .disk(DiskSpec::blank(DISK_MIB))
         .disk(DiskSpec::blank(DISK_MIB).bus(Bus::Nvme))
-        .disk(DiskSpec::marked(DISK_MIB, MARKER).bus(Bus::Ahci).serial("DATA1"))
-        .disk(DiskSpec::marked(DISK_MIB / 2, MARKER).read_only())
+        .disk(DiskSpec::used(DISK_MIB).bus(Bus::Ahci).serial("DATA1"))
+        .disk(DiskSpec::used(DISK_MIB / 2).read_only())
 }
 
 #[test]
@@ -281,7 +279,7 @@ fn a_bmc_is_taken_over_from_within_and_switches_the_machine_from_then_on() -> Re
     let files = tempfile::tempdir()?;
     let site = site(files.path(), ApplianceSpec::bmcs)?;
     let spec = MachineSpec::new("bmc", Firmware::Bios).bmc().memory_mib(256);
-    let machine = site.bed.machine(spec.disk(DiskSpec::marked(256, MARKER)))?;
+    let machine = site.bed.machine(spec.disk(DiskSpec::used(256)))?;
     let users = |list: String| list.contains("talos-agent");
     let as_shipped = ["user", "list", "1"];
     ensure!(!users(ipmitool(&site, &machine, BMC_USER, testbed::BMC_PASSWORD, &as_shipped)?), "not yet");

@@ -18,7 +18,6 @@ const METAL_LIMIT: u64 = 40 * MIB;
 /// What a machine of the test bed has.
 const MEMORY_MIB: u64 = 256;
 const DISK_MIB: u64 = 64;
-const MARKER: &str = "somebody's data, not ours";
 
 /// What `make arm64` builds, if it did.
 fn arm64() -> Option<PathBuf> {
@@ -76,8 +75,8 @@ fn the_agent_and_its_image_for_arm64_are_small() -> Result<()> {
 fn an_arm64_machine_boots_over_pxe_is_listed_and_loses_its_disks_when_it_is_accepted() -> Result<()> {
     let Some(files) = arm64() else { return Ok(()) };
     let site = site(&files)?;
-    let spec = MachineSpec::new("arm64", Firmware::Arm64Pxe).disk(DiskSpec::marked(DISK_MIB, MARKER));
-    let machine = site.bed.machine(spec.disk(DiskSpec::marked(DISK_MIB, MARKER).bus(Bus::Nvme)))?;
+    let spec = MachineSpec::new("arm64", Firmware::Arm64Pxe).disk(DiskSpec::used(DISK_MIB));
+    let machine = site.bed.machine(spec.disk(DiskSpec::used(DISK_MIB).bus(Bus::Nvme)))?;
     let before = machine.disks().iter().map(testbed::Disk::snapshot).collect::<Result<Vec<_>>>()?;
     discover(&site, &machine, "ipxe-arm64.efi")?;
     for disk in &before {

@@ -10,15 +10,13 @@ use testbed::{ApplianceSpec, DiskSpec, Firmware, LIMIT, Machine, MachineSpec, Si
 
 /// Room for the stand-in system's image.
 const DISK_MIB: u64 = 256;
-/// What an operator's disk holds.
-const MARKER: &str = "somebody's data, not ours";
 
 fn site() -> Result<Site> {
     Site::start(ApplianceSpec::built()?)
 }
 
 fn machine(site: &Site, spec: MachineSpec) -> Result<Machine> {
-    site.bed.machine(spec.disk(DiskSpec::marked(DISK_MIB, MARKER)))
+    site.bed.machine(spec.disk(DiskSpec::used(DISK_MIB)))
 }
 
 /// From power-on to pending.

@@ -26,8 +26,6 @@ use testbed::{
 
 /// Room for the stand-in system's image.
 const DISK_MIB: u64 = 256;
-/// What an operator's disk holds.
-const MARKER: &str = "somebody's data, not ours";
 /// Where the hub's API listens.
 const API_PORT: u16 = 50044;
 /// A schematic's id, which the provider only hands on.
@@ -198,8 +196,8 @@ impl Provider {
 }
 
 fn life(bed: &Bed, hub: &Hub, provider: &Provider) -> Result<()> {
-    let spec = MachineSpec::new("go", Firmware::Bios).disk(DiskSpec::marked(DISK_MIB, MARKER));
-    let machine = bed.machine(spec.disk(DiskSpec::marked(DISK_MIB / 2, MARKER).read_only()))?;
+    let spec = MachineSpec::new("go", Firmware::Bios).disk(DiskSpec::used(DISK_MIB));
+    let machine = bed.machine(spec.disk(DiskSpec::used(DISK_MIB / 2).read_only()))?;
     let [system, read_only] = machine.disks() else { bail!("two disks") };
     let before = [system.snapshot()?, read_only.snapshot()?];
     machine.power_on()?;

@@ -14,8 +14,6 @@ use testbed::{
 
 /// Room for the stand-in system's image.
 const DISK_MIB: u64 = 256;
-/// What an operator's disk holds.
-const MARKER: &str = "somebody's data, not ours";
 /// What the program says when it begins, and when it is told to wipe.
 const STARTED: &str = "\"msg\":\"connected to Talos\"";
 const WIPES: &str = "\"msg\":\"wipe disks\"";
@@ -52,9 +50,9 @@ fn a_machine_lives_from_discovery_to_release_with_talos_own_metal_agent() -> Res
     let mut site = site(|spec| spec)?;
     let spec = MachineSpec::new("talos", Firmware::Bios).memory_mib(512);
     let machine = site.bed.machine(
-        spec.disk(DiskSpec::marked(DISK_MIB, MARKER))
+        spec.disk(DiskSpec::used(DISK_MIB))
             .disk(DiskSpec::blank(DISK_MIB))
-            .disk(DiskSpec::marked(DISK_MIB / 2, MARKER).read_only()),
+            .disk(DiskSpec::used(DISK_MIB / 2).read_only()),
     )?;
     let [system, data, read_only] = machine.disks() else { unreachable!("three disks") };
     partition(data)?;
@@ -113,7 +111,7 @@ fn talos_own_metal_agent_takes_a_bmc_over_for_the_appliance_through_a_tunnel_wit
     let tls = "\n[tls]\nenabled = true\nagent_skip_verify = true\n";
     let site = site(|spec| spec.bmcs().config(tls))?;
     let spec = MachineSpec::new("bmc", Firmware::Bios).bmc().memory_mib(512);
-    let machine = site.bed.machine(spec.disk(DiskSpec::marked(DISK_MIB, MARKER)))?;
+    let machine = site.bed.machine(spec.disk(DiskSpec::used(DISK_MIB)))?;
     machine.power_on()?;
     for step in ["pending", "tunnel_opened"] {
         site.step(&machine, step)?;

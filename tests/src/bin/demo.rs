@@ -15,7 +15,6 @@ use testbed::{
 };
 
 const DISK_MIB: u64 = 512;
-const MARKER: &[u8] = b"somebody's data; ";
 /// How often the printer looks whether the demo is over while the journal is silent.
 const TICK: Duration = Duration::from_millis(200);
 
@@ -48,9 +47,8 @@ fn tell(bed: &Bed, args: &Args) -> Result<()> {
     let appliance = bed.appliance(ApplianceSpec::new(bootlace(args)?, assets(args)?))?;
     let journal = Arc::new(appliance.journal()?);
 
-    let machine = |name, firmware| {
-        bed.machine(MachineSpec::new(name, firmware).disk(DiskSpec::marked(DISK_MIB, MARKER)))
-    };
+    let machine =
+        |name, firmware| bed.machine(MachineSpec::new(name, firmware).disk(DiskSpec::used(DISK_MIB)));
     let bios = machine("bios", Firmware::Bios)?;
     let pxe = machine("uefi-pxe", Firmware::UefiPxe)?;
     let http = machine("uefi-http", Firmware::UefiHttp)?;

@@ -88,12 +88,15 @@ pub enum Bus {
     Ahci,
 }
 
+/// What a used disk holds.
+const DATA: &[u8] = b"somebody's data, not ours; ";
+
 /// A disk to create: raw and sparse.
 #[derive(Debug, Clone)]
 pub struct DiskSpec {
     size_mib: u64,
     serial: Option<String>,
-    marker: Option<Vec<u8>>,
+    used: bool,
     bus: Bus,
     read_only: bool,
 }
@@ -102,13 +105,13 @@ impl DiskSpec {
     /// An empty disk.
     #[must_use]
     pub fn blank(size_mib: u64) -> Self {
-        Self { size_mib, serial: None, marker: None, bus: Bus::Virtio, read_only: false }
+        Self { size_mib, serial: None, used: false, bus: Bus::Virtio, read_only: false }
     }
 
-    /// A disk that somebody's data is on: `marker` is repeated over its first and last MiB.
+    /// A disk that somebody's data is on, which says so all over its first and last MiB.
     #[must_use]
-    pub fn marked(size_mib: u64, marker: impl Into<Vec<u8>>) -> Self {
-        Self { marker: Some(marker.into()), ..Self::blank(size_mib) }
+    pub fn used(size_mib: u64) -> Self {
+        Self { used: true, ..Self::blank(size_mib) }
     }
 
     /// The serial number the machine reads (up to 20 characters); by default `<machine>-<index>`.
@@ -259,8 +262,8 @@ impl Disk {
     pub(crate) fn create(path: PathBuf, spec: &DiskSpec, default_serial: &str) -> Result<Self> {
         let file = File::create_new(&path).with_context(|| format!("cannot create {}", path.display()))?;
         file.set_len(spec.size_mib << 20)?;
-        if let Some(marker) = spec.marker.as_ref().filter(|marker| !marker.is_empty()) {
-            let mib: Vec<u8> = marker.iter().copied().cycle().take(1 << 20).collect();
+        if spec.used {
+            let mib: Vec<u8> = DATA.iter().copied().cycle().take(1 << 20).collect();
             file.write_all_at(&mib, 0)?;
             file.write_all_at(&mib, (spec.size_mib << 20).saturating_sub(1 << 20))?;
         }

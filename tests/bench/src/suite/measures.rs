@@ -189,7 +189,7 @@ impl Measure {
                     machines()
                 ))
             }
-            Load::Idle => return server.idle(files),
+            Load::Idle => return server.idle(),
         };
         match (server.name, self.load) {
             (Name::Windows, Load::Tftp { window, .. }) => server.windows(window),

@@ -85,10 +85,7 @@ fn table(rows: &[&Measured]) -> Table {
         };
         let scale = if unit == Unit::Bytes { 1e6 } else { 1.0 };
         let speed = spread(found, |report| Some(report.rate() / scale));
-        let phase = |read: fn(&Phase) -> u64| {
-            let times = spread(found, |report| report.phases.last().map(|phase| count(read(phase)) / 1e3));
-            times.map_or("–".into(), |times| number(times.median))
-        };
+        let phase = |read| or_none(millis(found, |report| report.phases.last(), read), |times| times.median);
         let sum = |read: fn(&Report) -> u64| found.reports.iter().map(read).sum::<u64>().to_string();
         let busy = spread(found, |report| Some(report.client_busy()).filter(|busy| *busy > 0.0));
         let memory = spread(found, |report| report.server.map(|cost| count(cost.peak_kb) / 1e3));
@@ -97,13 +94,13 @@ fn table(rows: &[&Measured]) -> Table {
             cpu.map_or("–".into(), with_range),
             if found.server.is_ours() { ratio(best) } else { "–".into() },
             if found.server.is_limit() { "–".into() } else { ratio(limit) },
-            speed.map_or("–".into(), |speed| number(speed.median)),
+            or_none(speed, |speed| speed.median),
             phase(|phase| phase.p50_us),
             phase(|phase| phase.p99_us),
             phase(|phase| phase.max_us),
             sum(|report| report.done),
             sum(Report::failures),
-            memory.map_or("–".into(), |memory| number(memory.max)),
+            or_none(memory, |memory| memory.max),
             busy.map_or("–".into(), |busy| format!("{:.0} %", busy.median * 100.0)),
         ]);
     }
@@ -115,17 +112,12 @@ fn starts(rows: &[&Measured]) -> Table {
     let mut table =
         Table::new(&["server", "first offer after ms, median", "longest", "resident MB", "starts"]);
     for found in rows {
-        let phase = |number: usize, read: fn(&Phase) -> u64| {
-            spread(found, |report| report.phases.get(number).map(|phase| count(read(phase)) / 1e3))
-        };
-        let offer = phase(0, |phase| phase.p50_us);
-        let longest = phase(0, |phase| phase.max_us);
-        let resident = phase(1, |phase| phase.p50_us);
+        let phase = |number, read| millis(found, move |report| report.phases.get(number), read);
         table.row([
             found.server.title().to_owned(),
-            offer.map_or("–".into(), |offer| number(offer.median)),
-            longest.map_or("–".into(), |longest| number(longest.max)),
-            resident.map_or("–".into(), |resident| number(resident.median)),
+            or_none(phase(0, |phase| phase.p50_us), |offer| offer.median),
+            or_none(phase(0, |phase| phase.max_us), |longest| longest.max),
+            or_none(phase(1, |phase| phase.p50_us), |resident| resident.median),
             found.reports.iter().map(|report| report.done).sum::<u64>().to_string(),
         ]);
     }
@@ -134,6 +126,19 @@ fn starts(rows: &[&Measured]) -> Table {
 
 fn spread(found: &Measured, value: impl Fn(&Report) -> Option<f64>) -> Option<Spread> {
     Spread::of(&found.reports.iter().filter_map(value).collect::<Vec<_>>())
+}
+
+/// What is told of a phase in microseconds, in thousands.
+fn millis(
+    found: &Measured,
+    phase: impl Fn(&Report) -> Option<&Phase>,
+    read: fn(&Phase) -> u64,
+) -> Option<Spread> {
+    spread(found, |report| phase(report).map(|phase| count(read(phase)) / 1e3))
+}
+
+fn or_none(spread: Option<Spread>, read: fn(&Spread) -> f64) -> String {
+    spread.map_or("–".into(), |spread| number(read(&spread)))
 }
 
 fn with_range(spread: Spread) -> String {

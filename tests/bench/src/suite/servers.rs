@@ -173,7 +173,7 @@ impl Running {
     }
 
     /// Starts the server some times: it was not kept running for this.
-    pub(super) fn idle(&self, _files: &Files) -> Result<Report> {
+    pub(super) fn idle(&self) -> Result<Report> {
         let mut arguments =
             words(&format!("idle --server {SERVER} --address {CLIENT} --interface {INTERFACE} --"));
         arguments.extend(self.idle_command.iter().cloned());
