@@ -33,14 +33,14 @@ pub(super) async fn reconcile(hub: &Hub, id: &str) -> Result<Progress, StateErro
             combine(hub, id).await?;
             Ok(Progress::Done)
         }
-        Some(provider) if provider.metadata.finalizers.iter().any(|name| name == CLEANUP) => {
+        // Also without the finalizer: it may be torn down before we come to put it there.
+        Some(_) => {
             if !clean_up(hub, id).await? {
                 return Ok(Progress::Waits);
             }
             cosi::remove_finalizer(&*hub.store.state(), &pointer::<InfraProviderSpec>(id), CLEANUP).await?;
             Ok(Progress::Done)
         }
-        Some(_) => Ok(Progress::Done),
         // A status of nobody may stay: a provider of that name may come back.
         None => {
             hub.store.remove(&pointer::<InfraProviderCombinedStatusSpec>(id)).await.map(|_| Progress::Done)
