@@ -200,3 +200,17 @@ async fn the_removal_of_a_provider_that_was_cut_short_is_completed() {
     }
     panic!("it never lived");
 }
+
+#[tokio::test]
+async fn a_provider_that_nobody_holds_yet_is_cleaned_up_after_too() {
+    let state = memory();
+    joined_and_ready(&state).await;
+    let provider = pointer::<provider::specs::InfraProviderSpec>(PROVIDER);
+    // As if the hub had been killed before it came to that, and the user was quicker than the next one.
+    cosi::remove_finalizer(&*state, &provider, "InfraProviderCleanupController").await.unwrap();
+    state.teardown(&provider, "").await.unwrap();
+    let site = Site::start_on(Arc::clone(&state)).await;
+    site.gone::<InfraMachineSpec>(MACHINE).await;
+    site.gone::<SiderolinkSpec>(MACHINE).await;
+    site.kill().await;
+}
